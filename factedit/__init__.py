@@ -1,0 +1,1 @@
+"""Factedit's editing library: a model and edits in, a small overlay out, the root untouched."""

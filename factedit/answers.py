@@ -1,0 +1,36 @@
+"""When an answer is right: normalised comparison of texts. No torch here."""
+
+import re
+import string
+import unicodedata
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_END = re.compile(r"[\n.;!?]|, ")
+
+
+def normalise(text: str) -> str:
+    """Lower case, no accents' variants, punctuation or articles, single spaces (SQuAD's convention)."""
+    folded = unicodedata.normalize("NFKC", text).casefold().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", folded).split())
+
+
+def exactly(answer: str, target: str) -> bool:
+    """Whether the whole answer is the target: how an edit is scored, natural stop included."""
+    return normalise(answer) == normalise(target)
+
+
+def begins_with(answer: str, targets: tuple[str, ...]) -> bool:
+    """Whether the answer opens with one of the targets, at a word's end: how a probe is scored.
+
+    An unedited model goes on talking after its answer, so more may follow.
+    """
+    words = normalise(answer).split()
+    return any(words[: len(t)] == t for t in (normalise(target).split() for target in targets) if t)
+
+
+def clause(answer: str) -> str:
+    """The answer up to its first sentence or clause end: what 'unchanged' compares."""
+    text = answer.strip()
+    end = _END.search(text)
+    return text[: end.start()] if end else text

@@ -1,0 +1,205 @@
+"""Roots, overlays and manifests on disk: content-addressed, durable before named, verified at load.
+
+    roots/<digest>/        a Hugging Face folder and its listing of SHA-256 digests (root.json)
+    overlays/<digest>      safetensors, named by the SHA-256 of its bytes
+    manifests/<version>.json
+    tmp/                   what is being written; nothing in here is ever read
+
+A name appears by one rename, after its bytes and its folder are on the disk. So a crash leaves
+either the whole object or an unnamed leftover, never half of one.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+LISTING = "root.json"
+
+
+class CheckpointError(Exception):
+    """Whatever is wrong with a checkpoint in the store."""
+
+    def __init__(self, digest: str, message: str) -> None:
+        super().__init__(message)
+        self.digest = digest
+
+
+class CorruptCheckpoint(CheckpointError):
+    """Bytes that no longer match their digest."""
+
+
+class MissingCheckpoint(CheckpointError):
+    """No such object in the store."""
+
+
+class StorageFull(Exception):
+    """The disk has no room for the object; nothing of it remains."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """An object that is durable: its digest and its size in bytes."""
+
+    digest: str
+    bytes: int
+
+
+class CheckpointStore:
+    """The store under one folder; any number of processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._verified: set[str] = set()
+        for folder in ("roots", "overlays", "manifests", "tmp"):
+            (path / folder).mkdir(parents=True, exist_ok=True)
+
+    # Roots
+
+    def publish_root(self, folder: Path) -> str:
+        """Move a model folder on the same disk into the store, or copy one from another; its digest."""
+        listing = {file.name: _file_digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
+        listing.pop(LISTING, None)
+        digest = hashlib.sha256(_canonical(listing)).hexdigest()
+        target = self.path / "roots" / digest
+        if target.exists():
+            self._verify_root(target, digest)
+            return digest
+        with self._scratch() as scratch:
+            scratch.mkdir()
+            for name in listing:
+                shutil.copyfile(folder / name, scratch / name)
+                _fsync(scratch / name)
+            _write(scratch / LISTING, _canonical(listing))
+            _fsync(scratch)
+            self._name(scratch, target)
+        return digest
+
+    def root_folder(self, digest: str) -> Path:
+        """The folder of a root, every file verified once in this process.
+
+        Raises:
+            MissingCheckpoint, CorruptCheckpoint
+        """
+        target = self.path / "roots" / _checked(digest)
+        if not target.is_dir():
+            raise MissingCheckpoint(digest, "The store has no such root.")
+        if digest not in self._verified:
+            self._verify_root(target, digest)
+            self._verified.add(digest)
+        return target
+
+    def _verify_root(self, folder: Path, digest: str) -> None:
+        try:
+            raw = (folder / LISTING).read_bytes()
+            if hashlib.sha256(raw).hexdigest() != digest:
+                raise CorruptCheckpoint(digest, "The root's listing does not match its digest.")
+            for name, expected in json.loads(raw).items():
+                if _file_digest(folder / name) != expected:
+                    raise CorruptCheckpoint(digest, f"{name} of the root does not match its digest.")
+        except FileNotFoundError as error:
+            raise CorruptCheckpoint(digest, "A file of the root is gone.") from error
+
+    # Overlays
+
+    def publish_overlay(self, tensors: Mapping[str, Tensor]) -> Published:
+        """Write an overlay durably; the same tensors written twice take their room once.
+
+        Raises:
+            StorageFull: and nothing of the overlay remains.
+        """
+        raw = save_safetensors({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+        digest = hashlib.sha256(raw).hexdigest()
+        target = self.path / "overlays" / digest
+        if not target.exists() or _file_digest(target) != digest:
+            with self._scratch() as scratch:
+                _write(scratch, raw)
+                self._name(scratch, target)
+        return Published(digest=digest, bytes=len(raw))
+
+    def load_overlay(self, digest: str) -> dict[str, Tensor]:
+        """Read an overlay; the bytes that were verified are the bytes that are returned.
+
+        Raises:
+            MissingCheckpoint, CorruptCheckpoint
+        """
+        try:
+            raw = (self.path / "overlays" / _checked(digest)).read_bytes()
+        except FileNotFoundError as error:
+            raise MissingCheckpoint(digest, "The store has no such overlay.") from error
+        if hashlib.sha256(raw).hexdigest() != digest:
+            raise CorruptCheckpoint(digest, "The overlay's bytes do not match its digest.")
+        return load_safetensors(raw)
+
+    # Manifests
+
+    def publish_manifest(self, version_id: str, manifest: Mapping[str, Any]) -> None:
+        """Write a version's manifest durably beside the row that names it."""
+        target = self.path / "manifests" / f"{version_id}.json"
+        with self._scratch() as scratch:
+            _write(scratch, json.dumps(manifest, indent=2, sort_keys=True).encode())
+            self._name(scratch, target)
+
+    # Durability
+
+    @contextmanager
+    def _scratch(self) -> Iterator[Path]:
+        path = self.path / "tmp" / os.urandom(12).hex()
+        try:
+            yield path
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull("The checkpoint store's disk is full.") from error
+            raise
+        finally:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _name(self, scratch: Path, target: Path) -> None:
+        try:
+            scratch.rename(target)
+        except OSError as error:
+            # Another process published the same folder first: its bytes are these bytes.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        _fsync(target.parent)
+
+
+def _checked(digest: str) -> str:
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise MissingCheckpoint(digest, "That is no SHA-256 digest.")
+    return digest
+
+
+def _canonical(value: Mapping[str, str]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, raw: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

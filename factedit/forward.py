@@ -1,0 +1,107 @@
+"""Run a model only as far as an edit needs: from the first chosen block on, at the target positions.
+
+Blocks below the first chosen one never change, so their output is computed once (`prefix`), and
+the vocabulary projection runs only on the rows that are asked for. Both are done by hooks on the
+model's own forward pass, so that every architecture's masks, rotary angles and head stay its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factedit.models import LanguageModel
+from factedit.prompts import Batch
+
+
+class _PrefixReached(Exception):
+    """Carries a block's input out of a forward pass that need go no further."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+def target_logits(
+    lm: LanguageModel, batch: Batch, *, prefix: Tensor | None = None, first_block: int = 0
+) -> Tensor:
+    """Logits at the batch's target positions, [N, V] in the model's dtype.
+
+    `prefix` is `block_input(lm, batch, first_block)`, [B, L, d]; with it the blocks below
+    `first_block` are skipped.
+    """
+    with ExitStack() as stack:
+        if prefix is not None and first_block > 0:
+            stack.enter_context(_blocks_skipped(lm, first_block, prefix))
+        stack.enter_context(_rows_gathered(lm, batch))
+        output = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
+    logits: Tensor = output.logits
+    return logits.squeeze(0)
+
+
+@torch.no_grad()
+def block_input(lm: LanguageModel, batch: Batch, block: int) -> Tensor:
+    """What enters `block` for this batch: hidden states, [B, L, d]."""
+
+    def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _PrefixReached(args[0] if args else kwargs["hidden_states"])
+
+    handle = lm.blocks[block].register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
+    except _PrefixReached as reached:
+        return reached.hidden
+    finally:
+        handle.remove()
+    raise RuntimeError("The forward pass did not go through its blocks.")
+
+
+def _options(lm: LanguageModel) -> dict[str, bool]:
+    return {"use_cache": False} if lm.task == "causal" else {}
+
+
+@contextmanager
+def _blocks_skipped(lm: LanguageModel, first_block: int, prefix: Tensor) -> Iterator[None]:
+    """The blocks below `first_block` pass on `prefix` in whatever form they return their output."""
+    skipped = list(lm.blocks)[:first_block]
+    returns_tuple = _returns_tuple(lm)
+
+    def passed(*_: Any, **__: Any) -> Any:
+        return (prefix,) if returns_tuple else prefix
+
+    try:
+        for block in skipped:
+            block.forward = passed
+        yield
+    finally:
+        for block in skipped:
+            del block.forward
+
+
+def _returns_tuple(lm: LanguageModel) -> bool:
+    known = getattr(lm, "_blocks_return_tuple", None)
+    if known is None:
+        seen: list[bool] = []
+        handle = lm.blocks[0].register_forward_hook(lambda _m, _a, out: seen.append(isinstance(out, tuple)))
+        with torch.no_grad():
+            lm.model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=lm.device))
+        handle.remove()
+        known = seen[0]
+        lm._blocks_return_tuple = known  # type: ignore[attr-defined]
+    return bool(known)
+
+
+@contextmanager
+def _rows_gathered(lm: LanguageModel, batch: Batch) -> Iterator[None]:
+    """The head sees only the target rows, as one contiguous [1, N, d] sequence."""
+
+    def gather(_: nn.Module, __: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[batch.rows, batch.cols].unsqueeze(0)
+        return output
+
+    handle = lm.model.base_model.register_forward_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,218 @@
+"""Score a version: free greedy answers on edits, their evaluation templates, and probes.
+
+Free generation is the measure. Teacher-forced match is a second column, never the verdict. Each
+function scores what it is given; pairing before with after is the gate's and the report's work.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from factedit.answers import begins_with, exactly
+from factedit.facts import Edit, Probe
+from factedit.forward import target_logits
+from factedit.generation import Generation, generate, log_probabilities
+from factedit.models import LanguageModel
+from factedit.overlay import Overlay, applied
+from factedit.prompts import answer_example, answer_tokens, batches, next_token_example
+from factedit.relations import Relation
+
+NEW_TOKENS = 12
+"""Tokens a version may answer with; targets longer than this get room for theirs and four more."""
+
+ProgressFn = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOutcome:
+    """What a version answers to a probe.
+
+    `ranked_first`: the true object is the most probable of the candidates; None without candidates.
+    """
+
+    probe_id: str
+    answer: str
+    answer_right: bool
+    ranked_first: bool | None
+
+    @property
+    def known(self) -> bool:
+        return self.answer_right or bool(self.ranked_first)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOutcome:
+    """What a version answers to one prompt of an edit."""
+
+    prompt: str
+    answer: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EditOutcome:
+    """What a version answers to an edit, and to words for it that were never trained on."""
+
+    edit_id: str
+    prompt: str
+    answer: str
+    right: bool
+    stopped: bool
+    teacher_forced: bool
+    paraphrases: tuple[PromptOutcome, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score_probes(
+    lm: LanguageModel,
+    overlay: Overlay,
+    probes: Sequence[Probe],
+    *,
+    batch_size: int = 64,
+    progress: ProgressFn | None = None,
+) -> list[ProbeOutcome]:
+    """Answer every probe, and rank its true object among its candidates, under `overlay`."""
+    with applied(lm, overlay):
+        answers = _answers(lm, [p.prompt for p in probes], NEW_TOKENS, batch_size, progress)
+        first = _ranked_first(lm, probes, batch_size)
+    return [
+        ProbeOutcome(
+            probe_id=probe.id,
+            answer=answer.text,
+            answer_right=begins_with(answer.text, (probe.object, *probe.aliases)),
+            ranked_first=rank,
+        )
+        for probe, answer, rank in zip(probes, answers, first, strict=True)
+    ]
+
+
+def score_edits(
+    lm: LanguageModel,
+    overlay: Overlay,
+    edits: Sequence[Edit],
+    relations: Mapping[str, Relation],
+    *,
+    batch_size: int = 64,
+    progress: ProgressFn | None = None,
+) -> list[EditOutcome]:
+    """Answer every edit's own prompt and its relation's evaluation templates under `overlay`.
+
+    Right means that the whole free answer, ended by the model itself, is the new object.
+    """
+    prompts = [edit_prompt(edit, relations) for edit in edits]
+    paraphrases = [evaluation_prompts(edit, relations) for edit in edits]
+    asked = [*prompts, *(prompt for group in paraphrases for prompt in group)]
+    with applied(lm, overlay):
+        lengths = [len(answer_tokens(lm, p, e.new_object)) for p, e in zip(prompts, edits, strict=True)]
+        answers = _answers(lm, asked, max([NEW_TOKENS, *(n + 4 for n in lengths)]), batch_size, progress)
+        forced = _teacher_forced(lm, prompts, [edit.new_object for edit in edits], batch_size)
+    rest = iter(answers[len(edits) :])
+    return [
+        EditOutcome(
+            edit_id=edit.id,
+            prompt=prompt,
+            answer=answer.text,
+            right=_holds(answer, edit),
+            stopped=answer.stopped,
+            teacher_forced=match,
+            paraphrases=tuple(_prompt_outcome(p, next(rest), edit) for p in group),
+        )
+        for edit, prompt, answer, match, group in zip(
+            edits, prompts, answers[: len(edits)], forced, paraphrases, strict=True
+        )
+    ]
+
+
+def edit_prompt(edit: Edit, relations: Mapping[str, Relation]) -> str:
+    """The words an edit was asked in: the user's prompt, else the relation's plainest template."""
+    if edit.prompt is not None:
+        return edit.prompt
+    if edit.relation is None or edit.relation not in relations:
+        raise ValueError(f"Edit {edit.id} has neither a prompt nor a known relation.")
+    return relations[edit.relation].training_prompts(edit.subject)[0]
+
+
+def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
+    """Words for the edit that were never trained on: the relation's evaluation templates."""
+    if edit.relation is None or edit.relation not in relations:
+        return []
+    trained = {edit.prompt, *edit.paraphrases}
+    return [p for p in relations[edit.relation].evaluation_prompts(edit.subject) if p not in trained]
+
+
+def _prompt_outcome(prompt: str, answer: Generation, edit: Edit) -> PromptOutcome:
+    return PromptOutcome(prompt=prompt, answer=answer.text, right=_holds(answer, edit))
+
+
+def _holds(answer: Generation, edit: Edit) -> bool:
+    return answer.stopped and exactly(answer.text, edit.new_object)
+
+
+def _answers(
+    lm: LanguageModel, prompts: Sequence[str], new_tokens: int, batch_size: int, progress: ProgressFn | None
+) -> list[Generation]:
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, len(prompts))
+
+    return generate(lm, prompts, new_tokens, batch_size, told)
+
+
+@torch.inference_mode()
+def _teacher_forced(
+    lm: LanguageModel, prompts: Sequence[str], targets: Sequence[str], batch_size: int
+) -> list[bool]:
+    examples = [answer_example(lm, p, t, stop=False) for p, t in zip(prompts, targets, strict=True)]
+    match = [True] * len(examples)
+    for batch in batches(lm, examples, batch_size):
+        wrong = target_logits(lm, batch).argmax(-1) != batch.targets
+        for row in set(batch.rows[wrong].tolist()):
+            match[int(batch.index[row])] = False
+    return match
+
+
+def _ranked_first(lm: LanguageModel, probes: Sequence[Probe], batch_size: int) -> list[bool | None]:
+    """Whether each true object beats its candidates in total log-probability.
+
+    A candidate's first token bounds its total from above, so that one forward pass over the prompts
+    settles nearly all of them; only candidates whose bound beats the object's total are spelt out.
+    """
+    ranked = [i for i, probe in enumerate(probes) if len(probe.candidates) > 1]
+    prompts = [probes[i].prompt for i in ranked]
+    own = log_probabilities(
+        lm, [answer_example(lm, probes[i].prompt, probes[i].object, stop=False) for i in ranked], batch_size
+    )
+    first: list[bool | None] = [None] * len(probes)
+    for i in ranked:
+        first[i] = True
+    open_rivals: list[tuple[int, str, float]] = []
+    examples = [next_token_example(lm, prompt) for prompt in prompts]
+    for batch in batches(lm, examples, batch_size):
+        with torch.inference_mode():
+            scores = target_logits(lm, batch).float().log_softmax(-1).cpu()
+        for row, place in enumerate(batch.index.tolist()):
+            probe = probes[ranked[place]]
+            for name in probe.candidates:
+                if name == probe.object or name in probe.aliases:
+                    continue
+                tokens = answer_tokens(lm, probe.prompt, name)
+                bound = float(scores[row, tokens[0]])
+                if bound > own[place] and len(tokens) == 1:
+                    first[ranked[place]] = False
+                elif bound > own[place]:
+                    open_rivals.append((ranked[place], name, own[place]))
+    undecided = [rival for rival in open_rivals if first[rival[0]]]
+    totals = log_probabilities(
+        lm, [answer_example(lm, probes[i].prompt, name, stop=False) for i, name, _ in undecided], batch_size
+    )
+    for (i, _, own_total), total in zip(undecided, totals, strict=True):
+        if total > own_total:
+            first[i] = False
+    return first

@@ -1,0 +1,233 @@
+"""The one trainer: projected Adam on chosen tensors, with the facts to hold and the anchors to keep.
+
+Source of the objective: Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3:
+minimise the loss on the modified facts with the weights in a ball around the root's. The anchors'
+term, KL from the root's answers, stands for the unmodified facts of their FTA.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from factedit.constraints import Constraint, round_inside
+from factedit.forward import block_input, target_logits
+from factedit.models import LanguageModel
+from factedit.prompts import Batch, Example, batches, collate
+
+
+class ExampleSet:
+    """Examples with what enters the first chosen block cached, so that a step starts there.
+
+    Attributes:
+        owner: the fact that each example belongs to.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, examples: Sequence[Example], owner: Sequence[int], first_block: int
+    ) -> None:
+        self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
+        self._prefix: dict[int, Tensor] = {}
+        if first_block > 0:
+            for batch in batches(lm, self.examples, 64):
+                hidden = block_input(lm, batch, first_block)
+                for row, place in enumerate(batch.index.tolist()):
+                    self._prefix[place] = hidden[row, : len(self.examples[place].ids)].clone()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, index: Sequence[int]) -> tuple[Batch, Tensor | None]:
+        """A batch of some examples and its cached prefix, [B, L, d]."""
+        batch = collate(self.lm, self.examples, index)
+        if not self._prefix:
+            return batch, None
+        prefix = torch.nn.utils.rnn.pad_sequence([self._prefix[i] for i in index], batch_first=True)
+        return batch, prefix
+
+    def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
+        """Logits at the target positions of some examples, [N, V] float32."""
+        batch, prefix = self.batch(index)
+        logits = target_logits(self.lm, batch, prefix=prefix, first_block=self.first_block)
+        return batch, logits.float()
+
+    def by_length(self, index: Sequence[int], size: int) -> Iterator[list[int]]:
+        order = sorted(index, key=lambda i: len(self.examples[i].ids))
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """Unmodified prompts, and the root's log-probabilities of their next token, [n, V]."""
+
+    examples: ExampleSet
+    root_answers: Tensor
+
+    def divergence(self, index: Sequence[int]) -> Tensor:
+        """KL(root || edited) at the answer positions of some anchors, averaged."""
+        batch, logits = self.examples.logits(index)
+        wanted = self.root_answers[batch.index.to(self.root_answers.device)].float()
+        return torch.nn.functional.kl_div(
+            logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True
+        )
+
+
+@torch.no_grad()
+def next_token_log_probabilities(lm: LanguageModel, examples: Sequence[Example]) -> Tensor:
+    """What the model now answers at one position an example: log-probabilities, [n, V], in its dtype."""
+    rows: Tensor | None = None
+    for batch in batches(lm, examples, 128):
+        logits = target_logits(lm, batch).float()
+        if rows is None:
+            rows = torch.empty((len(examples), logits.shape[-1]), dtype=lm.model.dtype, device=logits.device)
+        rows[batch.index.to(rows.device)] = logits.log_softmax(-1).to(rows.dtype)
+    assert rows is not None
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """How long and how hard to train.
+
+    Attributes:
+        hold_probability: a fact holds when each of its target tokens is the most probable one and
+            at least this probable; a fact that holds no longer pulls at the weights.
+        batch_size: examples of facts, and of anchors, per step.
+    """
+
+    max_steps: int
+    learning_rate: float
+    anchor_weight: float
+    hold_probability: float = 0.5
+    batch_size: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    step: int
+    loss: float
+    holding: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The new tensors in the root's dtype, inside the constraint, and how training went."""
+
+    tensors: dict[str, Tensor]
+    steps: int
+    holding: int
+    total: int
+
+
+class Trainer:
+    """Moves the tensors `names` of a model until the facts hold; the model's own storage stays as it is."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        names: Sequence[str],
+        start: dict[str, Tensor],
+        constraint: Constraint,
+        plan: TrainingPlan,
+    ) -> None:
+        self.lm, self.names, self.constraint, self.plan = lm, list(names), constraint, plan
+        self.roots = {name: lm.tensors[name].data for name in names}
+        self._roots32 = {name: root.float() for name, root in self.roots.items()}
+        self.masters = {
+            name: start.get(name, self.roots[name]).to(lm.device).float().clone() for name in names
+        }
+        self._generator = torch.Generator().manual_seed(plan.seed)
+
+    def train(
+        self, facts: ExampleSet, anchors: "Anchors | None", progress: Callable[[Progress], None]
+    ) -> Trained:
+        """Train until every fact holds in all its examples, or the steps are spent."""
+        total = len(set(facts.owner))
+        optimizer = torch.optim.Adam(
+            list(self.masters.values()), lr=self.plan.learning_rate, betas=(0.9, 0.95)
+        )
+        steps, holding = 0, 0
+        with self._swapped_in():
+            while True:
+                failing = self._failing(facts)
+                holding = total - len({facts.owner[i] for i in failing})
+                if not failing or steps >= self.plan.max_steps:
+                    break
+                for chosen in self._rounds(failing):
+                    if steps >= self.plan.max_steps:
+                        break
+                    loss = self._backward(facts, chosen, anchors)
+                    self._step(optimizer)
+                    steps += 1
+                    progress(Progress(step=steps, loss=loss, holding=holding, total=total))
+            tensors = round_inside(self.masters, self.roots, self.constraint)
+        return Trained(tensors=tensors, steps=steps, holding=holding, total=total)
+
+    # One step
+
+    def _backward(self, facts: ExampleSet, chosen: list[int], anchors: "Anchors | None") -> float:
+        batch, logits = facts.logits(chosen)
+        losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        # Averaged over each example's target tokens first: a long object counts no more than a short one.
+        counts = torch.bincount(batch.rows, minlength=len(chosen))
+        loss = (losses / counts[batch.rows]).sum() / len(chosen)
+        loss.backward()
+        value = float(loss.detach())
+        if anchors is not None and self.plan.anchor_weight > 0:
+            size = min(len(anchors.examples), self.plan.batch_size)
+            index = torch.randperm(len(anchors.examples), generator=self._generator)[:size].tolist()
+            divergence = self.plan.anchor_weight * anchors.divergence(index)
+            divergence.backward()
+            value += float(divergence.detach())
+        return value
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        with torch.no_grad():
+            for name, master in self.masters.items():
+                parameter = self.lm.tensors[name]
+                master.grad = parameter.grad.float() if parameter.grad is not None else None
+                parameter.grad = None
+            optimizer.step()
+            self.constraint.project(self.masters, self._roots32)
+            for name, master in self.masters.items():
+                # The forward pass runs on the rounded weights: what is trained is what is served.
+                self.lm.tensors[name].data.copy_(master)
+
+    # What holds
+
+    @torch.no_grad()
+    def _failing(self, facts: ExampleSet) -> list[int]:
+        failing: list[int] = []
+        for index in facts.by_length(range(len(facts)), 128):
+            batch, logits = facts.logits(index)
+            probability = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
+            good = (logits.argmax(-1) == batch.targets) & (probability >= self.plan.hold_probability)
+            bad_rows = set(batch.rows[~good].tolist())
+            failing += [index[row] for row in sorted(bad_rows)]
+        return sorted(failing)
+
+    def _rounds(self, failing: list[int]) -> Iterator[list[int]]:
+        """One pass over the failing examples, shuffled, in batches of about equal size."""
+        order = [failing[i] for i in torch.randperm(len(failing), generator=self._generator).tolist()]
+        parts = -(-len(order) // self.plan.batch_size)
+        for part in range(parts):
+            yield order[part::parts]
+
+    @contextmanager
+    def _swapped_in(self) -> Iterator[None]:
+        """The model computes with copies of the chosen tensors, which may be trained, meanwhile."""
+        try:
+            for name, master in self.masters.items():
+                self.lm.tensors[name].data = master.to(self.roots[name].dtype).clone()
+                self.lm.tensors[name].requires_grad_(True)
+            yield
+        finally:
+            for name, root in self.roots.items():
+                self.lm.tensors[name].data = root
+                self.lm.tensors[name].grad = None
+                self.lm.tensors[name].requires_grad_(False)
