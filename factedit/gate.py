@@ -148,8 +148,8 @@ def _reasons(groups: Sequence[GroupResult], efficacy: float, spec: GateSpec) -> 
     for group in groups:
         if group.decision == "refuse":
             reasons.append(
-                f"Of the {group.known} known probes in group '{group.group}' {group.lost} were lost and {group.gained} "
-                f"gained (McNemar p = {group.holm_p:.2g} after Holm; margin {spec.margin:.1%})."
+                f"Of the {group.known} known probes in group '{group.group}' {group.lost} were lost, "
+                f"{group.gained} gained (McNemar p = {group.holm_p:.2g} with Holm; margin {spec.margin:.1%})."
             )
     return reasons
 

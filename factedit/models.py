@@ -139,7 +139,7 @@ def load_model(folder: Path, *, device: str = "auto", dtype: torch.dtype | None 
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder.name} can't be loaded as a language model: {error}") from error
-    model.to(device=target)
+    model.to(target)  # type: ignore[arg-type]
     return LanguageModel(model=model, tokenizer=tokenizer, task=task, device=target)
 
 

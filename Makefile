@@ -1,0 +1,60 @@
+# Everything a newcomer needs; `make help` says what there is.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# A stamp carries the checksum of what it stands for: nothing is set up twice, nothing stale is kept.
+RUNTIME := $(VENV)/runtime-$(shell cat requirements.txt pyproject.toml | cksum | cut -d ' ' -f 1)
+TOOLS := $(VENV)/tools-$(shell cat requirements.txt pyproject.toml requirements-dev.txt | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+
+# Two processes that compute share the cores politely: see DESIGN.md, choice 13.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help demo serve test lint format clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: $(RUNTIME)  ## Run the main job on a real model: edit, score, promote, compare, roll back
+	@$(BIN)/factedit demo
+
+serve: $(RUNTIME)  ## Start the whole stack and leave it running; prints the URL and a key
+	@$(BIN)/factedit serve --default-model
+
+test: $(TOOLS)  ## Run all tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(TOOLS)  ## Run ruff, mypy --strict and import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(TOOLS)  ## Put the code in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the virtual environment, all data and all caches
+	rm -rf $(VENV) .factedit .factedit-test .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+$(RUNTIME):
+ifeq ($(strip $(PYTHON)),)
+	@echo "Factedit needs Python 3.11 or newer with its venv module (Debian: apt install python3.11-venv)." >&2
+	@echo "If it is not on the PATH: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2
+	@exit 1
+endif
+	@echo "Setting up $(VENV) (once; a few minutes) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) "$$(grep '^torch==' requirements.txt)"
+	@$(PIP) -r requirements.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/runtime-*
+	@touch $@
+
+$(TOOLS): $(RUNTIME)
+	@$(PIP) -r requirements.txt -r requirements-dev.txt
+	@rm -f $(VENV)/tools-*
+	@touch $@

@@ -1,0 +1,126 @@
+"""Versions: publishing a candidate, its ledger, quarantine, and reading a model reference."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import jobs, models
+from service.errors import Invalid, NotFound
+from service.ids import is_id
+from service.jobs import Claim
+from service.paging import Page, page
+from service.tables import PRODUCTION, Alias, EditRow, LedgerEntry, Model, Version
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What an edit stage brings: all of it is durable in the store before it comes here."""
+
+    version_id: str
+    overlay_digest: str
+    overlay_bytes: int
+    manifest: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    ledger_edit_ids: Sequence[str]
+
+
+def publish_candidate(s: Session, claim: Claim, candidate: Candidate) -> Version | None:
+    """Record a candidate with its ledger and hand its job to scoring; None if the claim is lost."""
+    if jobs.held(s, claim) is None:
+        return None
+    version = Version(
+        id=candidate.version_id,
+        model_id=claim.model_id,
+        parent_id=claim.base_version_id,
+        job_id=claim.job_id,
+        overlay_digest=candidate.overlay_digest,
+        overlay_bytes=candidate.overlay_bytes,
+        state="candidate",
+        manifest=dict(candidate.manifest),
+        metrics=dict(candidate.metrics),
+    )
+    s.add(version)
+    s.flush()
+    s.add_all(LedgerEntry(version_id=version.id, edit_id=edit_id) for edit_id in candidate.ledger_edit_ids)
+    jobs.hand_to_scoring(s, claim, version.id)
+    return version
+
+
+def get(s: Session, model: Model, version_id: str) -> Version:
+    """Raises NotFound: no such version of this model."""
+    version = s.get(Version, version_id)
+    if version is None or version.model_id != model.id:
+        raise NotFound("version", version_id)
+    return version
+
+
+def list_versions(s: Session, model: Model, after: str | None = None, limit: int = 20) -> Page[Version]:
+    """A model's versions, newest first."""
+    query = select(Version).where(Version.model_id == model.id)
+    return page(s, query, Version.id, after, limit, newest_first=True)
+
+
+def resolve(s: Session, reference: str) -> tuple[Model, Version]:
+    """The model and version that `m`, `m@alias` or `m@ver_…` names; `m` alone is production.
+
+    Raises:
+        NotFound: never another version in its place. Invalid: an empty part.
+    """
+    name, at, pointer = reference.partition("@")
+    if not name or (at and not pointer):
+        raise Invalid("Name a model as 'm', 'm@alias' or 'm@ver_…'.", pointer="/model", param="model")
+    model = models.get(s, name)
+    if is_id(pointer, "ver"):
+        return model, get(s, model, pointer)
+    alias = s.get(Alias, (model.id, pointer or PRODUCTION))
+    if alias is None:
+        known = s.scalars(select(Alias.name).where(Alias.model_id == model.id).order_by(Alias.name))
+        raise NotFound("alias", pointer, known)
+    return model, s.get_one(Version, alias.version_id)
+
+
+def quarantine(s: Session, version_id: str) -> None:
+    """The version's bytes no longer match their digest: nothing serves it until an operator mends it."""
+    version = s.get_one(Version, version_id, with_for_update=True)
+    version.state = "quarantined"
+
+
+def ledger(s: Session, version_id: str, subject: str | None = None) -> list[EditRow]:
+    """The edits in force in a version, oldest first; of one subject if asked (case does not count)."""
+    query = (
+        select(EditRow)
+        .join(LedgerEntry, LedgerEntry.edit_id == EditRow.id)
+        .where(LedgerEntry.version_id == version_id)
+        .order_by(EditRow.id)
+    )
+    rows = s.scalars(query)
+    return [row for row in rows if subject is None or row.subject.casefold() == subject.casefold()]
+
+
+def next_ledger(
+    s: Session, base_version_id: str, new_edits: Sequence[EditRow]
+) -> tuple[list[EditRow], list[EditRow]]:
+    """(kept, superseded): what the base's ledger becomes under `new_edits`.
+
+    A new edit supersedes an earlier one of the same subject and relation, or of the same prompt.
+    """
+    keys = {key for edit in new_edits for key in fact_keys(edit.subject, edit.relation, edit.prompt)}
+    kept: list[EditRow] = []
+    superseded: list[EditRow] = []
+    for row in ledger(s, base_version_id):
+        same = keys & fact_keys(row.subject, row.relation, row.prompt)
+        (superseded if same else kept).append(row)
+    return kept, superseded
+
+
+def fact_keys(subject: str, relation: str | None, prompt: str | None) -> set[tuple[str, ...]]:
+    """What an edit is about: two edits that share a key speak of the same fact."""
+    keys: set[tuple[str, ...]] = set()
+    if relation is not None:
+        keys.add(("fact", subject.casefold(), relation))
+    if prompt is not None:
+        keys.add(("prompt", prompt))
+    return keys

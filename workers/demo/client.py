@@ -1,0 +1,73 @@
+"""Factedit over HTTP: the few calls the demo makes, and problem+json turned into one sentence."""
+
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self, cast
+
+import httpx2
+
+FINAL = ("succeeded", "failed", "cancelled")
+Json = dict[str, Any]
+
+
+class Problem(Exception):
+    """What the API said when it said no."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self.status = response.status_code
+        body = response.json() if "json" in response.headers.get("content-type", "") else {}
+        self.code = body.get("code", "")
+        details = [f"{e['pointer']}: {e['message']}" for e in body.get("errors", ())]
+        text = "; ".join([body.get("detail") or body.get("title") or response.text, *details])
+        super().__init__(f"{response.request.method} {response.request.url.path}: {self.status} {text}")
+
+
+class Api:
+    """One client, one key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._http = httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=120)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **parameters: str | int) -> Json:
+        return _body(self._http.get(path, params=parameters))
+
+    def post(self, path: str, body: Json, **headers: str) -> Json:
+        return _body(self._http.post(path, json=body, headers=headers))
+
+    def answers(self, model: str, prompts: Sequence[str], **more: object) -> list[Json]:
+        """What a model answers to each prompt, by greedy decoding to its own end."""
+        asked = {"model": model, "prompts": list(prompts), "max_tokens": 16, **more}
+        return cast("list[Json]", self.post("/predict", asked)["answers"])
+
+    def events(self, job: str) -> Iterator[Json]:
+        """A job's events as they happen, to its end; a cut connection is taken up where it was cut."""
+        last = "0"
+        while True:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
+            try:
+                with self._http.stream("GET", f"/jobs/{job}/events", headers=headers) as response:
+                    if response.status_code != 200:
+                        response.read()
+                        raise Problem(response)
+                    for event in httpx2.EventSource(response):
+                        last = event.id or last
+                        yield cast("Json", event.json())
+            except httpx2.TransportError:
+                time.sleep(0.5)
+            if self.get(f"/jobs/{job}")["status"] in FINAL:
+                return
+
+
+def _body(response: httpx2.Response) -> Json:
+    if response.is_error:
+        raise Problem(response)
+    return cast("Json", response.json())

@@ -1,0 +1,1 @@
+"""The embedded stack: PostgreSQL, Redis, worker, predictor and API as one family of processes."""
