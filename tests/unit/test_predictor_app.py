@@ -1,5 +1,7 @@
 """The predictor's HTTP face, over an engine of paper."""
 
+import asyncio
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from workers.predictor.app import TIMEOUT_HEADER, create_app
 from workers.predictor.batcher import Batcher
@@ -29,6 +33,7 @@ class PaperEngine:
 
     def __init__(self) -> None:
         self.released = threading.Event()
+        self.asked: list[str] = []
 
     def load(self, weights: Weights) -> Paper:
         if weights.overlay_digest == FLIPPED:
@@ -40,6 +45,7 @@ class PaperEngine:
     def answer(self, loaded: Paper, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
         answers = []
         for question in questions:
+            self.asked.append(question.prompt)
             if question.prompt == "wait":
                 assert self.released.wait(10)
             if question.prompt == "explode":
@@ -58,18 +64,21 @@ class PaperEngine:
         return answers
 
 
-@contextmanager
-def predictor(token: str = "", max_waiting: int = 8) -> Iterator[TestClient]:
-    engine = PaperEngine()
-    app = create_app(
-        lambda: Batcher(engine, Shelf(max_items=4, max_bytes=4), max_batch=4, max_waiting=max_waiting),
+def app_over(engine: PaperEngine, token: str = "") -> Starlette:
+    return create_app(
+        lambda: Batcher(engine, Shelf(max_items=4, max_bytes=4), max_batch=4, max_waiting=8),
         roots=lambda: [ROOT],
         on_lost=lambda: None,
         token=token,
         max_body_bytes=1000,
     )
+
+
+@contextmanager
+def predictor(token: str = "") -> Iterator[TestClient]:
+    engine = PaperEngine()
     try:
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with TestClient(app_over(engine, token), raise_server_exceptions=False) as client:
             yield client
     finally:
         engine.released.set()
@@ -162,6 +171,43 @@ def test_when_the_clients_time_is_up_it_is_told_to_come_back() -> None:
     assert int(response.headers["Retry-After"]) >= 1
 
 
+def test_what_a_client_that_hung_up_had_asked_is_not_computed() -> None:
+    engine = PaperEngine()
+    app = app_over(engine)
+
+    async def post(prompt: str, *, hang_up: bool) -> int:
+        """Post to /predict as a server would; the answer's status."""
+        raw = json.dumps(body(prompt)).encode()
+        received: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            if received:
+                return received.pop()
+            await asyncio.sleep(0 if hang_up else 60)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        return int(sent[0]["status"])
+
+    async def run() -> list[int]:
+        async with app.router.lifespan_context(app):
+            busy = asyncio.create_task(post("wait", hang_up=False))
+            while engine.asked != ["wait"]:
+                await asyncio.sleep(0.001)
+            hung_up = await post("hung up", hang_up=True)
+            still_there = asyncio.create_task(post("still there", hang_up=False))
+            engine.released.set()
+            return [await busy, hung_up, await still_there]
+
+    assert asyncio.run(asyncio.wait_for(run(), 10)) == [200, 499, 200]
+    assert engine.asked == ["wait", "still there"]
+
+
 @pytest.mark.parametrize("seconds", ["soon", "0", "-1", "nan", "inf", "601"])
 def test_a_timeout_that_is_no_time_is_a_bad_request(seconds: str) -> None:
     with predictor() as client:
@@ -171,7 +217,7 @@ def test_a_timeout_that_is_no_time_is_a_bad_request(seconds: str) -> None:
 
 @pytest.mark.parametrize("authorization", [None, "", "Bearer", "Bearer wrong", "Basic right", "Bearer rïght"])
 def test_only_those_who_know_the_token_may_ask(authorization: str | None) -> None:
-    headers = {} if authorization is None else {"Authorization": authorization.encode("latin-1")}
+    headers = {} if authorization is None else {b"Authorization": authorization.encode("latin-1")}
     with predictor(token="right") as client:
         for path in ("/predict", "/warm"):
             response = client.post(path, json=body("a"), headers=headers)

@@ -1,13 +1,14 @@
 """Factedit over HTTP: the few calls the demo makes, and problem+json turned into one sentence."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
 
 import httpx2
 
 FINAL = ("succeeded", "failed", "cancelled")
+MAX_TOKENS = 16
 Json = dict[str, Any]
 
 
@@ -37,16 +38,23 @@ class Api:
     ) -> None:
         self._http.close()
 
-    def get(self, path: str, **parameters: str | int) -> Json:
-        return _body(self._http.get(path, params=parameters))
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Json:
+        return _body(self._http.get(path, headers=headers))
 
-    def post(self, path: str, body: Json, **headers: str) -> Json:
-        return _body(self._http.post(path, json=body, headers=headers))
+    def post(self, path: str, body: Json) -> Json:
+        return _body(self._http.post(path, json=body))
 
-    def answers(self, model: str, prompts: Sequence[str], **more: object) -> list[Json]:
-        """What a model answers to each prompt, by greedy decoding to its own end."""
-        asked = {"model": model, "prompts": list(prompts), "max_tokens": 16, **more}
-        return cast("list[Json]", self.post("/predict", asked)["answers"])
+    def answers(self, model: str, prompts: Sequence[str]) -> list[str]:
+        """What a version answers to each prompt, by greedy decoding to its own end."""
+        body = self.post("/predict", {"model": model, "prompts": list(prompts), "max_tokens": MAX_TOKENS})
+        return [answer["text"] for answer in body["answers"]]
+
+    def compare(self, model: str, other: str, prompts: Sequence[str]) -> tuple[list[str], list[str]]:
+        """What two versions answer to the same prompts."""
+        asked = {"model": model, "compare_to": other, "prompts": list(prompts), "max_tokens": MAX_TOKENS}
+        body = self.post("/predict", asked)
+        first, second = body["answers"], body["compared"]["answers"]
+        return [answer["text"] for answer in first], [answer["text"] for answer in second]
 
     def events(self, job: str) -> Iterator[Json]:
         """A job's events as they happen, to its end; a cut connection is taken up where it was cut."""

@@ -90,8 +90,11 @@ def flipped(report: Json, at_most: int = 12) -> Table:
     return table
 
 
-def side_by_side(title: str, prompts: Sequence[str], left: Sequence[str], right: Sequence[str]) -> Table:
-    table = _table(title, "prompt", "root", "production")
+def side_by_side(
+    prompts: Sequence[str], left_name: str, left: Sequence[str], right_name: str, right: Sequence[str]
+) -> Table:
+    """Two versions' answers to the same prompts; what differs is bold."""
+    table = _table("The same questions to both", "prompt", left_name, right_name)
     for prompt, a, b in zip(prompts, left, right, strict=True):
         table.add_row(escape(prompt), said(a), said(b) if a == b else f"[bold]{said(b)}[/]")
     return table

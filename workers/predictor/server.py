@@ -4,6 +4,7 @@ import os
 import signal
 
 import uvicorn
+from transformers.utils.logging import disable_progress_bar
 
 from factedit.checkpoint_store import CheckpointStore
 from service.settings import Settings
@@ -18,6 +19,7 @@ DRAIN_SECONDS = 8
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, or until nothing can be answered any more; never returns."""
+    disable_progress_bar()  # the log is no terminal
     engine = TorchEngine(
         CheckpointStore(settings.store_dir), device=settings.device, threads=settings.predictor_threads
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TextIO
 
 import structlog
 
@@ -15,8 +15,6 @@ from workers.stack.part import Part, Running
 
 TICK_SECONDS = 0.05
 DEATHS_WHILE_STARTING = 3
-
-log = structlog.get_logger(__name__)
 
 
 class PartFailed(StackError):
@@ -30,8 +28,9 @@ class PartFailed(StackError):
 class Supervisor:
     """Used as `with Supervisor(…) as s: s.start(part, …)`; leaving ends all parts, the last one first.
 
-    One thread starts, watches and ends the processes, from entering until leaving: the kernel ends
-    a child when the *thread* that started it ends.
+    What happens is written to `stack.log` beside the parts' own logs. One thread starts, watches and
+    ends the processes, from entering until leaving: the kernel ends a child when the *thread* that
+    started it ends.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
@@ -43,6 +42,8 @@ class Supervisor:
 
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._file = (self._logs / "stack.log").open("a", buffering=1)
+        self._log = _logger(self._file)
         self._thread.start()
         return self
 
@@ -53,6 +54,7 @@ class Supervisor:
         while self._thread.is_alive():
             with suppress(KeyboardInterrupt):  # each part has its time; then it is over anyway
                 self._thread.join()
+        self._file.close()
 
     def start(self, *parts: Part) -> None:
         """Start parts side by side and return when all are ready.
@@ -82,14 +84,23 @@ class Supervisor:
                 try:
                     self._tell(running, running.keep())
                 except OSError as error:  # no log can be written, no process made: try again later
-                    log.error("part_not_started", part=running.part.name, error=str(error))
+                    self._log.error("part_not_started", part=running.part.name, error=str(error))
                     self._leaving.wait(1.0)
         for running in reversed(self._parts):
             self._tell(running, running.stop())
 
-    @staticmethod
-    def _tell(running: Running, happened: str | None) -> None:
-        if happened is None:
-            return
-        tell = log.info if happened == "started" else log.warning
-        tell("part", part=running.part.name, happened=happened, pid=running.pid)
+    def _tell(self, running: Running, happened: str | None) -> None:
+        if happened is not None:
+            tell = self._log.info if happened == "started" else self._log.warning
+            tell(happened, part=running.part.name, pid=running.pid)
+
+
+def _logger(file: TextIO) -> Any:
+    return structlog.wrap_logger(
+        structlog.PrintLogger(file),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "part", "event"]),
+        ],
+    )

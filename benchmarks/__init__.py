@@ -1,0 +1,1 @@
+"""Whatever yields a figure that we publish, one command each."""

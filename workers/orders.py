@@ -1,0 +1,116 @@
+"""What a worker and its child say to each other: plain data, so that neither trusts the other's memory.
+
+An order holds all that the work needs; the child knows no database. No torch here.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from factedit.facts import Edit, Probe
+from factedit.relations import Relation
+from factedit.specs import Blocks, ConstraintSpec, MethodSpec
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Order(_Message):
+    """What every order names: the store, and the root that the work is on."""
+
+    store_dir: Path
+    device: str
+    root_digest: str
+
+
+class EditOrder(Order):
+    """Make a version: train `edits` on top of `parent_overlay`, `ledger` kept in the mix.
+
+    Attributes:
+        avoid: prompts that may not serve as anchors: the users' own probes.
+        manifest: the version's manifest, but for what only the finished overlay can tell.
+    """
+
+    parent_overlay: str | None
+    edits: list[Edit]
+    ledger: list[Edit]
+    relations: dict[str, Relation]
+    avoid: list[str]
+    method: MethodSpec
+    blocks: Blocks
+    constraint: ConstraintSpec
+    seed: int
+    manifest: dict[str, Any]
+
+
+class EditDone(_Message):
+    """A version that is durable in the store."""
+
+    overlay_digest: str
+    overlay_bytes: int
+    manifest: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+class ScoreOrder(Order):
+    """Ask two versions the same: `before` is what stands in production, `after` the candidate.
+
+    A version's overlay is None for the root. Probes are named apart, since what a version has
+    answered once is not asked again.
+    """
+
+    before: str | None
+    after: str | None
+    batch_size: int
+    edits: list[Edit]
+    relations: dict[str, Relation]
+    probes_before: list[Probe]
+    probes_after: list[Probe]
+
+
+class PromptAnswer(_Message):
+    """One answer to one prompt of an edit."""
+
+    prompt: str
+    answer: str
+    right: bool
+
+
+class EditAnswer(_Message):
+    """What a version answers to an edit; as factedit.scoring.EditOutcome."""
+
+    edit_id: str
+    prompt: str
+    answer: str
+    right: bool
+    stopped: bool
+    teacher_forced: bool
+    paraphrases: list[PromptAnswer]
+
+
+class ProbeAnswer(_Message):
+    """What a version answers to a probe; as factedit.scoring.ProbeOutcome."""
+
+    probe_id: str
+    answer: str
+    answer_right: bool
+    ranked_first: bool | None
+
+    @property
+    def known(self) -> bool:
+        return self.answer_right or bool(self.ranked_first)
+
+
+class Answers(_Message):
+    """All that one version answered to a score order. `neighbors`: by edit, in the order's order."""
+
+    edits: list[EditAnswer]
+    neighbors: list[list[str]]
+    probes: list[ProbeAnswer]
+
+
+class ScoreDone(_Message):
+    before: Answers
+    after: Answers

@@ -1,0 +1,185 @@
+"""Register a base model: bring it in, ask it what it knows, and show it to the service all at once.
+
+Run by the operator's command line in a process of its own; loads torch.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from factedit.checkpoint_store import CheckpointStore
+from factedit.facts import Probe
+from factedit.manifests import Manifest
+from factedit.model_sources import ModelInfo, import_source
+from factedit.models import load_model
+from factedit.relations import Catalogue, builtin_catalogue
+from factedit.scoring import ProbeOutcome, score_probes
+from service import models, probes
+from service.database import Database
+from service.errors import Conflict
+from service.settings import Settings
+from service.tables import Model, Version
+from workers.work import storable
+
+ACTOR = "operator"
+
+ProgressFn = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+def register(
+    database: Database, settings: Settings, name: str, source: str, progress: ProgressFn | None = None
+) -> Model:
+    """Register the model that `source` names, with its root as version and production.
+
+    Nothing of it is visible until all of it is there: the root in the store, its probes, and its own
+    answers to them, the baseline of every later comparison. Registering the same again changes nothing.
+
+    Raises:
+        Conflict: the name is another source's.
+        ModelError: the source can't be brought in. StorageFull.
+    """
+    told = progress or (lambda *_: None)
+    with database.transaction() as s:
+        found = _registered(s, name, source)
+    if found is not None:
+        return found
+    store = CheckpointStore(settings.store_dir.resolve())
+    told("importing", 0, 1)
+    info, digest = _import(store, source)
+    told("importing", 1, 1)
+    asked = catalogue_probes(builtin_catalogue())
+    lm = load_model(store.root_folder(digest), device=settings.device)
+    outcomes = score_probes(
+        lm,
+        {},
+        asked,
+        batch_size=settings.score_batch,
+        progress=lambda done, total: told("asking what it knows", done, total),
+    )
+    try:
+        with database.transaction() as s:
+            return _record(s, store, name, source, info, digest, asked, outcomes)
+    except (Conflict, IntegrityError):
+        # Somebody else registered the name meanwhile.
+        with database.transaction() as s:
+            found = _registered(s, name, source)
+        if found is None:
+            raise
+        return found
+
+
+def catalogue_probes(catalogue: Catalogue) -> list[Probe]:
+    """The catalogue's held-out facts, asked in words that no edit ever trains on.
+
+    So an evaluation template: the training templates of a relation are trained on by its edits.
+    """
+    candidates = {relation: catalogue.candidates(relation) for relation in catalogue.relations}
+    return [
+        Probe(
+            id=str(place),
+            prompt=catalogue.relations[fact.relation].evaluation_prompts(fact.subject)[0],
+            object=fact.object,
+            aliases=fact.aliases,
+            candidates=candidates[fact.relation],
+            subject=fact.subject,
+            relation=fact.relation,
+        )
+        for place, fact in enumerate(catalogue.probe_facts())
+    ]
+
+
+def _registered(s: Session, name: str, source: str) -> Model | None:
+    found = models.find(s, name)
+    if found is not None and found.source != source:
+        raise Conflict(
+            f"There is a model {name!r} already, from another source; choose another name.",
+            code="model_exists",
+        )
+    return found
+
+
+def _import(store: CheckpointStore, source: str) -> tuple[ModelInfo, str]:
+    # On the store's own disk: the system's temporary folder may be small.
+    with tempfile.TemporaryDirectory(dir=store.path / "tmp") as scratch:
+        folder = Path(scratch) / "model"
+        info = import_source(source, folder)
+        return info, store.publish_root(folder)
+
+
+def _record(
+    s: Session,
+    store: CheckpointStore,
+    name: str,
+    source: str,
+    info: ModelInfo,
+    digest: str,
+    asked: Sequence[Probe],
+    outcomes: Sequence[ProbeOutcome],
+) -> Model:
+    knows = sum(outcome.known for outcome in outcomes)
+    model = models.create(
+        s,
+        name=name,
+        source=source,
+        root_digest=digest,
+        task=info.task,
+        architecture=info.architecture,
+        dtype=info.dtype,
+        n_blocks=info.n_blocks,
+        n_parameters=info.n_parameters,
+        info={"probes": len(asked), "known": knows},
+        actor=ACTOR,
+    )
+    assert model.root_version_id is not None
+    root = s.get_one(Version, model.root_version_id)
+    root.metrics = {"probes": len(asked), "known": knows}
+    root.manifest = _root_manifest(root, model).model_dump(mode="json")
+    store.publish_manifest(root.id, root.manifest)
+    rows = probes.create(s, model, "catalogue", (_row(probe) for probe in asked))
+    probes.store_outcomes(
+        s,
+        root.id,
+        [
+            {
+                "probe_id": row.id,
+                "answer": storable(outcome.answer),
+                "answer_right": outcome.answer_right,
+                "ranked_first": outcome.ranked_first,
+            }
+            for row, outcome in zip(rows, outcomes, strict=True)
+        ],
+    )
+    return model
+
+
+def _root_manifest(root: Version, model: Model) -> Manifest:
+    return Manifest(
+        version=root.id,
+        model=model.name,
+        root_digest=model.root_digest,
+        parent=None,
+        job=None,
+        overlay_digest=None,
+        overlay_bytes=0,
+        seed=0,
+        method={},
+        constraint={},
+        chosen={},
+        metrics=root.metrics,
+        ledger=[],
+    )
+
+
+def _row(probe: Probe) -> dict[str, object]:
+    return {
+        "subject": probe.subject,
+        "relation": probe.relation,
+        "prompt": probe.prompt,
+        "object": probe.object,
+        "aliases": list(probe.aliases),
+        "candidates": list(probe.candidates),
+    }

@@ -1,0 +1,167 @@
+"""The regression report: each edit and each probe before and after, and what the gate makes of them. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from factedit.answers import clause
+from factedit.facts import Edit
+from factedit.gate import Pair, Verdict, judge
+from factedit.specs import GateSpec
+from workers.orders import Answers, EditAnswer, ProbeAnswer
+from workers.selection import Asked
+from workers.work import Json
+
+
+@dataclass
+class Evidence:
+    """What both versions have answered so far.
+
+    Attributes:
+        root: the root's own answers, by probe, as far as they are known.
+    """
+
+    edits: Sequence[Edit]
+    root: Mapping[str, str]
+    asked: list[Asked] = field(default_factory=list)
+    before: dict[str, ProbeAnswer] = field(default_factory=dict)
+    after: dict[str, ProbeAnswer] = field(default_factory=dict)
+    edits_before: list[EditAnswer] = field(default_factory=list)
+    edits_after: list[EditAnswer] = field(default_factory=list)
+    neighbors_before: list[list[str]] = field(default_factory=list)
+    neighbors_after: list[list[str]] = field(default_factory=list)
+
+    def add(self, asked: Sequence[Asked], before: Answers, after: Answers) -> None:
+        """Take in the answers to one order; the edits are asked in the first one only."""
+        self.asked += asked
+        self.before |= {answer.probe_id: answer for answer in before.probes}
+        self.after |= {answer.probe_id: answer for answer in after.probes}
+        if before.edits:
+            self.edits_before, self.edits_after = before.edits, after.edits
+            self.neighbors_before, self.neighbors_after = before.neighbors, after.neighbors
+
+    def verdict(self, gate: GateSpec) -> Verdict:
+        pairs = [
+            Pair(one.probe.id, one.group, self.before[one.probe.id].known, self.after[one.probe.id].known)
+            for one in self.asked
+        ]
+        return judge(pairs, _share([answer.right for answer in self.edits_after]) or 0.0, gate)
+
+
+def report(
+    evidence: Evidence,
+    verdict: Verdict,
+    *,
+    versions: Mapping[str, str],
+    integrity: Mapping[str, Any],
+    timings: Mapping[str, float],
+) -> Json:
+    """The body of GET /jobs/{id}/report; `versions` names the job and the versions it speaks of."""
+    items = [_probe(one, evidence) for one in evidence.asked]
+    return {
+        **versions,
+        "verdict": verdict.as_json(),
+        "summary": {"edits": _edits_summary(evidence), "probes": _probes_summary(evidence, items)},
+        "edits": [
+            _edit(edit, before, after)
+            for edit, before, after in zip(
+                evidence.edits, evidence.edits_before, evidence.edits_after, strict=True
+            )
+        ],
+        "neighbors": _neighbors(evidence),
+        "probes": {"flipped": [item for item in items if item["change"] != "same"], "items": items},
+        "integrity": dict(integrity),
+        "timings": dict(timings),
+    }
+
+
+def _edit(edit: Edit, before: EditAnswer, after: EditAnswer) -> Json:
+    return {
+        "edit_id": edit.id,
+        "subject": edit.subject,
+        "relation": edit.relation,
+        "prompt": after.prompt,
+        "target": edit.new_object,
+        "before": before.answer,
+        "after": after.answer,
+        "right_before": before.right,
+        "right_after": after.right,
+        "teacher_forced": after.teacher_forced,
+        "paraphrases": [
+            {
+                "prompt": then.prompt,
+                "before": first.answer,
+                "after": then.answer,
+                "right_before": first.right,
+                "right_after": then.right,
+            }
+            for first, then in zip(before.paraphrases, after.paraphrases, strict=True)
+        ],
+    }
+
+
+def _probe(asked: Asked, evidence: Evidence) -> Json:
+    before, after = evidence.before[asked.probe.id], evidence.after[asked.probe.id]
+    change = "same" if before.known == after.known else ("lost" if before.known else "gained")
+    return {
+        "probe_id": asked.probe.id,
+        "group": asked.group,
+        "prompt": asked.probe.prompt,
+        "object": asked.probe.object,
+        "before": before.answer,
+        "after": after.answer,
+        "change": change,
+    }
+
+
+def _neighbors(evidence: Evidence) -> list[Json]:
+    """The users' own neighbours of their edits: to be looked at; the gate weighs the probes."""
+    return [
+        {
+            "edit_id": edit.id,
+            "prompt": prompt,
+            "before": before,
+            "after": after,
+            "unchanged": clause(before) == clause(after),
+        }
+        for edit, first, then in zip(
+            evidence.edits, evidence.neighbors_before, evidence.neighbors_after, strict=True
+        )
+        for prompt, before, after in zip(edit.neighbors, first, then, strict=True)
+    ]
+
+
+def _edits_summary(evidence: Evidence) -> Json:
+    before, after = evidence.edits_before, evidence.edits_after
+    return {
+        "count": len(evidence.edits),
+        "efficacy_before": _share([answer.right for answer in before]),
+        "efficacy_after": _share([answer.right for answer in after]),
+        "paraphrase_before": _share([p.right for answer in before for p in answer.paraphrases]),
+        "paraphrase_after": _share([p.right for answer in after for p in answer.paraphrases]),
+        "teacher_forced_after": _share([answer.teacher_forced for answer in after]),
+    }
+
+
+def _probes_summary(evidence: Evidence, items: Sequence[Json]) -> Json:
+    """`unchanged_share` compares with what production answers, `unchanged_from_root_share` with the root."""
+    known = [one.probe.id for one in evidence.asked if evidence.before[one.probe.id].known]
+    still = [evidence.after[probe_id].known for probe_id in known]
+    since_root = [
+        clause(evidence.root[item["probe_id"]]) == clause(item["after"])
+        for item in items
+        if item["probe_id"] in evidence.root
+    ]
+    return {
+        "count": len(items),
+        "known_before": len(known),
+        "still_right": sum(still),
+        "share_still_right": _share(still),
+        "unchanged_share": _share([clause(item["before"]) == clause(item["after"]) for item in items]),
+        "unchanged_from_root_share": _share(since_root),
+    }
+
+
+def _share(hits: Sequence[bool]) -> float | None:
+    """None of nothing: no figure is better than a made-up one."""
+    return sum(hits) / len(hits) if hits else None
