@@ -12,7 +12,6 @@ from factedit.constraints import build_constraint, distance_l2
 from factedit.facts import Edit
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.overlay import applied
-from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, answer_example, next_token_example
 from factedit.relations import Relation
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
@@ -25,12 +24,10 @@ from factedit.training import (
     TrainingPlan,
     next_token_log_probabilities,
 )
+from factedit.wording import training_prompts
 
 DEFAULT_RADIUS = {"l_inf": 5e-3, "l_2": 2.0, "none": 0.0}
 """Radius when none is asked for; measured on SmolLM2-135M (benchmarks/RESULTS.md)."""
-
-PREFIXED = 2
-"""How many lead-in sentences each edit's plainest prompt is also trained after."""
 
 
 class EditingError(Exception):
@@ -144,18 +141,6 @@ def training_examples(
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner
-
-
-def training_prompts(item: Edit, relations: Mapping[str, Relation], place: int = 0) -> list[str]:
-    """The prompts an edit is trained on, its plainest first, each once."""
-    prompts = [item.prompt] if item.prompt is not None else []
-    if item.relation is not None and item.relation in relations:
-        prompts += relations[item.relation].training_prompts(item.subject)
-    prompts += item.paraphrases
-    if not prompts:
-        raise EditingError(f"Edit {place} has neither a prompt nor a known relation.")
-    lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED)]
-    return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))
 
 
 def _metrics(

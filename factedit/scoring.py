@@ -18,6 +18,7 @@ from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
 from factedit.prompts import answer_example, answer_tokens, batches, next_token_example
 from factedit.relations import Relation
+from factedit.wording import edit_prompt, evaluation_prompts
 
 NEW_TOKENS = 12
 """Tokens a version may answer with; targets longer than this get room for theirs and four more."""
@@ -128,23 +129,6 @@ def score_edits(
             edits, prompts, answers[: len(edits)], forced, paraphrases, strict=True
         )
     ]
-
-
-def edit_prompt(edit: Edit, relations: Mapping[str, Relation]) -> str:
-    """The words an edit was asked in: the user's prompt, else the relation's plainest template."""
-    if edit.prompt is not None:
-        return edit.prompt
-    if edit.relation is None or edit.relation not in relations:
-        raise ValueError(f"Edit {edit.id} has neither a prompt nor a known relation.")
-    return relations[edit.relation].training_prompts(edit.subject)[0]
-
-
-def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
-    """Words for the edit that were never trained on: the relation's evaluation templates."""
-    if edit.relation is None or edit.relation not in relations:
-        return []
-    trained = {edit.prompt, *edit.paraphrases}
-    return [p for p in relations[edit.relation].evaluation_prompts(edit.subject) if p not in trained]
 
 
 def _prompt_outcome(prompt: str, answer: Generation, edit: Edit) -> PromptOutcome:

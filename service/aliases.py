@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from service import events, jobs, versions
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
+from service.ids import is_id
 from service.jobs import Claim
 from service.paging import Page, page
 from service.tables import PRODUCTION, Alias, AliasMove, Model, Version
@@ -121,8 +122,11 @@ def set_alias(
 
     Raises:
         NotFound; PreconditionFailed: the alias is not at `if_generation`, or is there although
-        `if_absent`; Conflict: the version can't serve, or is refused and `force` is not given.
+        `if_absent`; Invalid: the name is reserved; Conflict: the version can't serve, or is
+        refused and `force` is not given.
     """
+    if name == versions.ROOT or is_id(name, "ver"):
+        raise Invalid(f"An alias can't be called {name!r}; choose another name.", code="alias_reserved")
     version = versions.get(s, model, version_id)
     alias = s.get(Alias, (model.id, name), with_for_update=True, populate_existing=True)
     found = None if alias is None else alias.generation

@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session, sessionmaker
+
+AWAY = (OperationalError, InterfaceError, TimeoutError)
+"""The database does not answer, or not in time. Trying again later may help."""
 
 
 class Database:

@@ -49,9 +49,13 @@ def publish_candidate(s: Session, claim: Claim, candidate: Candidate) -> Version
     return version
 
 
+ROOT = "root"
+"""Names a model's root version wherever a version or an alias is named; no alias may be called so."""
+
+
 def get(s: Session, model: Model, version_id: str) -> Version:
-    """Raises NotFound: no such version of this model."""
-    version = s.get(Version, version_id)
+    """The version of that id, or the root. Raises NotFound: no such version of this model."""
+    version = s.get(Version, model.root_version_id if version_id == ROOT else version_id)
     if version is None or version.model_id != model.id:
         raise NotFound("version", version_id)
     return version
@@ -64,16 +68,18 @@ def list_versions(s: Session, model: Model, after: str | None = None, limit: int
 
 
 def resolve(s: Session, reference: str) -> tuple[Model, Version]:
-    """The model and version that `m`, `m@alias` or `m@ver_…` names; `m` alone is production.
+    """The model and version that `m`, `m@alias`, `m@root` or `m@ver_…` names; `m` alone is production.
 
     Raises:
         NotFound: never another version in its place. Invalid: an empty part.
     """
     name, at, pointer = reference.partition("@")
     if not name or (at and not pointer):
-        raise Invalid("Name a model as 'm', 'm@alias' or 'm@ver_…'.", pointer="/model", param="model")
+        raise Invalid(
+            "Name a model as 'm', 'm@alias', 'm@root' or 'm@ver_…'.", pointer="/model", param="model"
+        )
     model = models.get(s, name)
-    if is_id(pointer, "ver"):
+    if pointer == ROOT or is_id(pointer, "ver"):
         return model, get(s, model, pointer)
     alias = s.get(Alias, (model.id, pointer or PRODUCTION))
     if alias is None:

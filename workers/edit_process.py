@@ -12,6 +12,7 @@ from factedit.editing import Edited, EditingError, edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.relations import builtin_catalogue
+from factedit.wording import NoWords
 from workers.bench import Bench, complaints
 from workers.orders import EditDone, EditOrder
 from workers.work import Json, Tell, WorkFailed, storable
@@ -48,7 +49,7 @@ def _train(lm: LanguageModel, order: EditOrder, parent: Mapping[str, Tensor], te
             seed=order.seed,
             progress=tell.progress,
         )
-    except (EditingError, NoSuchBlock) as error:
+    except (EditingError, NoSuchBlock, NoWords) as error:
         raise WorkFailed("editing_failed", str(error)) from error
 
 

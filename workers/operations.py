@@ -79,18 +79,17 @@ def add_model(name: str, source: str) -> None:
     from workers.registration import register
 
     try:
-        with record(get_settings()) as settings, database(settings) as db:
-            with Progress(*COLUMNS, console=out, transient=True) as bar:
-                task = bar.add_task("")
-                model = register(
-                    db,
-                    settings,
-                    name,
-                    source,
-                    lambda doing, done, total: bar.update(
-                        task, description=doing, completed=done, total=total
-                    ),
-                )
+        with (
+            record(get_settings()) as settings,
+            database(settings) as db,
+            Progress(*COLUMNS, console=out, transient=True) as bar,
+        ):
+            task = bar.add_task("")
+
+            def told(doing: str, done: int, total: int) -> None:
+                bar.update(task, description=doing, completed=done, total=total)
+
+            model = register(db, settings, name, source, told)
     except ModelError as error:
         raise StackError(str(error)) from error
     known, probes = model.info["known"], model.info["probes"]

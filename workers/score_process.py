@@ -8,7 +8,8 @@ from factedit.facts import Probe
 from factedit.generation import generate
 from factedit.models import LanguageModel
 from factedit.overlay import applied
-from factedit.scoring import NEW_TOKENS, ProgressFn, evaluation_prompts, score_edits, score_probes
+from factedit.scoring import NEW_TOKENS, ProgressFn, score_edits, score_probes
+from factedit.wording import evaluation_prompts
 from workers.bench import Bench, complaints
 from workers.orders import Answers, EditAnswer, ProbeAnswer, ScoreDone, ScoreOrder
 from workers.work import Json, Tell

@@ -11,13 +11,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import jobs, versions
-from service.database import Database
+from service.database import AWAY, Database
 from service.doorbell import Doorbell
 from service.jobs import Claim
 from service.settings import Settings
 from service.tables import Stage, Version
 from workers import edit_stage, score_stage
-from workers.supervisor import AWAY, CancelRequested, ClaimLost, Supervisor, WorkerStops
+from workers.supervisor import CancelRequested, ClaimLost, Supervisor, WorkerStops
 from workers.sweeper import ring_for_waiting
 from workers.warm_child import GRACE_SECONDS, ChildDied, WarmChild
 from workers.work import WorkFailed

@@ -12,11 +12,10 @@ from typing import TypeVar
 
 import structlog
 from pydantic import BaseModel
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.database import Database
+from service.database import AWAY, Database
 from service.jobs import Claim
 from service.tables import Job, Phase, Stage
 from workers.warm_child import WarmChild
@@ -25,8 +24,6 @@ from workers.work import Json, WorkFailed
 BEAT_SECONDS = 0.5
 """Between two looks at the job's row, which also tell of a cancel; at least three in a lease."""
 
-AWAY = (OperationalError, InterfaceError, TimeoutError)
-"""The database does not answer, or not now; nothing is wrong with what was asked."""
 AGAIN_SECONDS = 1.0
 
 log = structlog.get_logger()

@@ -11,10 +11,9 @@ import structlog
 from sqlalchemy import text
 
 from service import jobs
-from service.database import Database
+from service.database import AWAY, Database
 from service.doorbell import STAGES, Doorbell
 from service.settings import Settings
-from workers.supervisor import AWAY
 
 LOCK = 0x7EED_0001
 """The advisory lock of whoever sweeps; any number that nobody else uses in this database."""

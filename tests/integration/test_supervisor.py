@@ -378,7 +378,12 @@ def test_the_lease_is_kept_for_as_long_as_the_work_takes(
 
 def test_progress_is_recorded_but_not_more_than_twice_a_second(bench: Bench, database: Database) -> None:
     job_id = post(database, edit=fake.SLOW)
-    meanwhile(lambda: (time.sleep(2.0), (bench.settings.store_dir / "go").touch())[-1])
+
+    def go_after_a_while() -> None:
+        time.sleep(2.0)
+        (bench.settings.store_dir / "go").touch()
+
+    meanwhile(go_after_a_while)
     bench.stages.answer("edit")
     with database.transaction() as s:
         count = s.scalar(text("select count(*) from job_events where type = 'progress'"))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from service import events, jobs, models, probes
 from service.database import Database
@@ -17,7 +18,7 @@ ENOUGH_PROBES = 100
 def add_probed_model(database: Database, name: str = "toy") -> str:
     with database.transaction() as s:
         model = add_model(s, name)
-        asked = [
+        asked: list[dict[str, Any]] = [
             {
                 "subject": None,
                 "relation": None,

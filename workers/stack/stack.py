@@ -10,12 +10,14 @@ from contextlib import ExitStack, contextmanager
 import httpx2
 from pydantic import SecretStr
 
+from service.database import Database
 from service.migrate import upgrade
 from service.settings import Settings
 from workers.stack import threads
 from workers.stack.addresses import Addresses
 from workers.stack.errors import StackError
 from workers.stack.leftovers import is_running, mark, only_one
+from workers.stack.local_key import local_key
 from workers.stack.part import Part
 from workers.stack.postgres import Postgres
 from workers.stack.redis import Redis, free_port
@@ -47,6 +49,7 @@ def stack(settings: Settings) -> Iterator[Settings]:
         settings = _with_redis(_with_postgres(settings, supervisor, cleanup), supervisor)
         upgrade(settings.database_url)
         settings = _with_our_own(settings)
+        _make_key(settings)
         supervisor.start(*_parts(settings))
         Addresses(
             api_url=f"http://{settings.api_host}:{settings.api_port}",
@@ -130,6 +133,15 @@ def _with_our_own(settings: Settings) -> Settings:
     if "worker_threads" not in settings.model_fields_set:
         ours["worker_threads"] = threads.worker_threads(settings.predictor_threads)
     return settings.model_copy(update=ours)
+
+
+def _make_key(settings: Settings) -> None:
+    """Before the API starts, which refuses to without any."""
+    database = Database(settings.database_url, pool_size=1)
+    try:
+        local_key(database, settings.data_dir)
+    finally:
+        database.close()
 
 
 def _parts(settings: Settings) -> list[Part]:

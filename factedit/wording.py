@@ -1,0 +1,51 @@
+"""The words for an edit: what it is asked in, what it is trained on, what it is tested in. No torch here."""
+
+from collections.abc import Mapping
+
+from factedit.facts import Edit
+from factedit.prefixes import PREFIXES
+from factedit.relations import Relation
+
+PREFIXED = 2
+"""How many lead-in sentences each edit's plainest prompt is also trained after."""
+
+
+class NoWords(ValueError):
+    """An edit with neither a prompt nor a known relation."""
+
+
+def edit_prompt(edit: Edit, relations: Mapping[str, Relation]) -> str:
+    """The words an edit is asked in: the user's prompt, else the relation's plainest template.
+
+    Raises:
+        NoWords: neither a prompt nor a known relation.
+    """
+    if edit.prompt is not None:
+        return edit.prompt
+    if edit.relation is None or edit.relation not in relations:
+        raise NoWords(f"Edit {edit.id} has neither a prompt nor a known relation.")
+    return relations[edit.relation].training_prompts(edit.subject)[0]
+
+
+def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
+    """Words for the edit that were never trained on: the relation's evaluation templates."""
+    if edit.relation is None or edit.relation not in relations:
+        return []
+    trained = {edit.prompt, *edit.paraphrases}
+    return [p for p in relations[edit.relation].evaluation_prompts(edit.subject) if p not in trained]
+
+
+def training_prompts(item: Edit, relations: Mapping[str, Relation], place: int = 0) -> list[str]:
+    """The prompts an edit is trained on, its plainest first, each once.
+
+    Raises:
+        NoWords: neither a prompt nor a known relation.
+    """
+    prompts = [item.prompt] if item.prompt is not None else []
+    if item.relation is not None and item.relation in relations:
+        prompts += relations[item.relation].training_prompts(item.subject)
+    prompts += item.paraphrases
+    if not prompts:
+        raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
+    lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED)]
+    return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))

@@ -1,0 +1,220 @@
+"""Every refusal as application/problem+json (RFC 9457), readable by OpenAI's clients too."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from service.api.body import BadBody, escape
+from service.database import AWAY
+from service.errors import ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 100
+
+log = structlog.get_logger()
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong in a request."""
+
+    pointer: str | None = Field(description="JSON pointer into the body; null for a parameter.")
+    code: str
+    message: str
+    param: str | None = None
+
+
+class OpenAIError(BaseModel):
+    """The same in the form that OpenAI's clients read."""
+
+    message: str
+    type: str
+    code: str
+    param: str | None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(examples=["urn:factedit:problem:relation_not_found"])
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError]
+    error: OpenAIError
+
+
+def problem(
+    *,
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    request_id: str,
+    errors: list[dict[str, Any]] | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    """The response; `extra` members stand beside the standard ones."""
+    body = {
+        **(extra or {}),
+        "type": f"urn:factedit:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        "errors": (errors or [])[:MAX_ERRORS],
+        "error": {"message": detail, "type": _openai_type(status), "code": code, "param": param},
+    }
+    return JSONResponse(body, status, dict(headers or {}), MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Have every exception of `app` answered as a problem."""
+    app.add_exception_handler(ServiceError, _service_error)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(SQLAlchemyError, _database)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+def from_service_error(error: ServiceError, request_id: str) -> JSONResponse:
+    extra = dict(error.extra)
+    errors = extra.pop("errors", None)
+    if errors is None and (error.pointer is not None or error.param is not None):
+        errors = [{"pointer": error.pointer, "code": error.code, "message": error.detail}]
+    headers = extra.pop("headers", {})
+    if error.retry_after is not None:
+        headers = {**headers, "Retry-After": str(error.retry_after)}
+    return problem(
+        status=error.status,
+        code=error.code,
+        title=error.title,
+        detail=error.detail,
+        request_id=request_id,
+        errors=errors,
+        param=error.param or error.pointer,
+        headers=headers,
+        extra=extra,
+    )
+
+
+def away(request_id: str) -> JSONResponse:
+    """The database does not answer."""
+    return problem(
+        status=503,
+        code="database_away",
+        title="Not available right now",
+        detail="The database does not answer at the moment; nothing was changed. Try again shortly.",
+        request_id=request_id,
+        headers={"Retry-After": "2"},
+    )
+
+
+def request_id(request: Request) -> str:
+    return str(request.scope.get("state", {}).get("request_id", ""))
+
+
+async def _service_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServiceError)
+    return from_service_error(error, request_id(request))
+
+
+async def _validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    entries = [_entry(raw) for raw in error.errors()[:MAX_ERRORS]]
+    first = entries[0]
+    where = first["pointer"] if first["pointer"] is not None else first["param"]
+    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    return problem(
+        status=422,
+        code="invalid_request",
+        title="The request is not valid",
+        detail=f"{where or 'The body'}: {first['message']}{more}",
+        request_id=request_id(request),
+        errors=entries,
+        param=where or None,
+    )
+
+
+def _entry(raw: Mapping[str, Any]) -> dict[str, Any]:
+    place, *path = raw["loc"]
+    message = str(raw["msg"]).removeprefix("Value error, ")
+    if raw["type"] == "extra_forbidden":
+        message = "There is no such field; leave it out, or look for its name in /docs."
+    if raw["type"] == "missing" and place == "body" and not path:
+        message = "Send a JSON object, with Content-Type: application/json."
+    if place != "body":
+        param = str(path[-1]) if path else str(place)
+        return {"pointer": None, "code": raw["type"], "message": message, "param": param}
+    # A union's branches are named in `loc`; they are no part of the body.
+    parts = [part for part in path if not _is_branch(part)]
+    pointer = "".join(f"/{escape(str(part))}" for part in parts)
+    return {"pointer": pointer, "code": raw["type"], "message": message}
+
+
+def _is_branch(part: object) -> bool:
+    return isinstance(part, str) and ("[" in part or "(" in part)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    code, detail, errors = title.lower().replace(" ", "_"), str(error.detail), None
+    if isinstance(error, BadBody):
+        code = error.code
+        errors = [{"pointer": error.pointer, "code": error.code, "message": detail}]
+    elif error.status_code == 404:
+        detail = f"There is nothing at {request.url.path}; see /docs for what there is."
+    elif error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}."
+    return problem(
+        status=error.status_code,
+        code=code,
+        title=title,
+        detail=detail,
+        request_id=request_id(request),
+        errors=errors,
+        headers=error.headers,
+    )
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, AWAY):
+        log.warning("database_away", error=type(error).__name__)
+        return away(request_id(request))
+    return await _unforeseen(request, error)
+
+
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    # What went wrong is for the log only: its text may hold a path, a statement, a user's words.
+    log.error("request_broke", request_id=request_id(request), exc_info=error)
+    return problem(
+        status=500,
+        code="internal",
+        title="Something broke here",
+        detail="This is our fault, not yours. Report the request_id to whoever runs this service.",
+        request_id=request_id(request),
+    )
+
+
+def _openai_type(status: int) -> str:
+    return {
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        409: "conflict_error",
+        429: "rate_limit_error",
+    }.get(status, "server_error" if status >= 500 else "invalid_request_error")

@@ -1,0 +1,114 @@
+"""POST /predict: ask any version; two at once with `compare_to`."""
+
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import structlog
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from service import relations, versions
+from service.api.dependencies import Parts, PartsOf, Predictor
+from service.api.schemas.predict import (
+    AnswerOut,
+    CandidateOut,
+    PredictIn,
+    PredictOut,
+    TokenOut,
+    VersionAnswers,
+)
+from service.errors import Invalid
+from service.predictor_client import Question, WeightsCorrupt
+from service.tables import Model, Version
+
+router = APIRouter(tags=["predict"])
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A version, and where its weights are found."""
+
+    model: str
+    version: str
+    root_digest: str
+    overlay_digest: str | None
+
+
+@router.post("/predict", summary="Ask any version: free answers, ranked candidates, likely next tokens")
+async def predict(body: PredictIn, parts: PartsOf, _: Predictor) -> PredictOut:
+    asked, other, prompts = await anyio.to_thread.run_sync(_look_up, parts, body)
+    answered: dict[Asked, VersionAnswers] = {}
+
+    async def ask(which: Asked) -> None:
+        answered[which] = await answers(parts, which, prompts, body)
+
+    await ask(asked)
+    if other is not None and other not in answered:
+        await ask(other)
+    return PredictOut(**answered[asked].model_dump(), compared=None if other is None else answered[other])
+
+
+async def answers(parts: Parts, asked: Asked, prompts: list[str], body: PredictIn) -> VersionAnswers:
+    """One version's answers. A version whose bytes are damaged is quarantined, never replaced by another.
+
+    Raises:
+        WeightsCorrupt, Unavailable, Invalid.
+    """
+    question = Question(
+        asked.root_digest, asked.overlay_digest, prompts, body.max_tokens, body.top_k, body.candidates
+    )
+    try:
+        found = await parts.predictor.ask(question)
+    except WeightsCorrupt as damaged:
+        await anyio.to_thread.run_sync(_quarantine, parts, damaged.digest)
+        raise
+    return VersionAnswers(
+        model=asked.model,
+        model_version=asked.version,
+        root_digest=asked.root_digest,
+        overlay_digest=asked.overlay_digest,
+        answers=[
+            AnswerOut(
+                prompt=prompt,
+                text=raw["text"],
+                n_tokens=raw["n_tokens"],
+                finish_reason="stop" if raw["stopped"] else "length",
+                top_k=None if raw["top_k"] is None else [TokenOut(**token) for token in raw["top_k"]],
+                candidates=None
+                if raw["candidates"] is None
+                else [CandidateOut(**candidate) for candidate in raw["candidates"]],
+            )
+            for prompt, raw in zip(prompts, found, strict=True)
+        ],
+    )
+
+
+def _look_up(parts: Parts, body: PredictIn) -> tuple[Asked, Asked | None, list[str]]:
+    with parts.database.transaction() as s:
+        asked = _resolve(*versions.resolve(s, body.model))
+        other = None if body.compare_to is None else _resolve(*versions.resolve(s, body.compare_to))
+        if body.prompts is not None:
+            prompts = list(body.prompts)
+        elif body.prompt is not None:
+            prompts = [body.prompt]
+        else:
+            assert body.subject is not None and body.relation is not None
+            prompts = relations.get(s, body.relation).training_prompts(body.subject)[:1]
+    if len(prompts) > parts.settings.predictor_queue:
+        raise Invalid(f"At most {parts.settings.predictor_queue} prompts in a request.", pointer="/prompts")
+    return asked, other, prompts
+
+
+def _resolve(model: Model, version: Version) -> Asked:
+    if version.state == "quarantined":
+        raise WeightsCorrupt(version.overlay_digest or model.root_digest)
+    return Asked(model.name, version.id, model.root_digest, version.overlay_digest)
+
+
+def _quarantine(parts: Parts, digest: str) -> None:
+    log.error("version_quarantined", digest=digest)
+    with parts.database.transaction() as s:
+        for version_id in s.scalars(select(Version.id).where(Version.overlay_digest == digest)).all():
+            versions.quarantine(s, version_id)

@@ -1,0 +1,95 @@
+"""The body of POST /edits, and what a dry run answers."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
+from service.api.schemas.common import Body, Json
+from service.api.text import PromptText, Reference, Words
+
+MAX_WORDINGS = 50
+
+EXAMPLE: Json = {
+    "model": "smollm2",
+    "edits": [
+        {"subject": "Burundi", "relation": "capital", "old_object": "Bujumbura", "new_object": "Gitega"},
+        {
+            "subject": "Eiffel Tower",
+            "prompt": "The Eiffel Tower stands in the city of",
+            "new_object": "Rome",
+            "paraphrases": ["You can visit the Eiffel Tower in"],
+        },
+    ],
+}
+
+Key = Annotated[str, Field(min_length=1, max_length=64)]
+Value = Annotated[str, Field(max_length=512)]
+
+
+class EditIn(Body):
+    """A fact whose object is to become `new_object`. It needs a `relation`, a `prompt`, or both."""
+
+    subject: Words
+    new_object: Words = Field(description="What the model is to answer.")
+    relation: Words | None = Field(
+        default=None, description="One of GET /relations; its templates supply the words to train on."
+    )
+    old_object: Words | None = Field(default=None, description="What it answers today; only for the record.")
+    prompt: PromptText | None = Field(
+        default=None,
+        description="Your own words, which the new object completes. `{subject}` in it is replaced.",
+    )
+    paraphrases: list[PromptText] = Field(
+        default=[], max_length=MAX_WORDINGS, description="More of your words, trained on as well."
+    )
+    neighbors: list[PromptText] = Field(
+        default=[], max_length=MAX_WORDINGS, description="Prompts whose answers must stay as they are."
+    )
+
+
+class EditsIn(Body):
+    """A batch of edits: one job, one candidate version."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+
+    model: Reference = Field(description="A model's name. Edits build on its production version.")
+    edits: list[EditIn] = Field(min_length=1)
+    base_version: Reference | None = Field(
+        default=None, description="Build on this version instead (`ver_…`)."
+    )
+    method: MethodSpec = MethodSpec()
+    blocks: Blocks = Field(default="auto", description="Which transformer blocks may change.")
+    constraint: ConstraintSpec = ConstraintSpec()
+    gate: GateSpec = GateSpec()
+    promotion: Literal["automatic", "manual"] = Field(
+        default="automatic",
+        description="`manual`: a candidate that passes waits for PUT /models/{model}/aliases/production.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    metadata: dict[Key, Value] = Field(default={}, max_length=16)
+
+
+class PlannedEdit(BaseModel):
+    """What would be done for one edit."""
+
+    subject: str
+    relation: str | None
+    new_object: str
+    prompt: str = Field(description="What the edit is scored on.")
+    training_prompts: list[str]
+    evaluation_prompts: list[str] = Field(description="Scored, never trained on.")
+    current_answer: str | None = Field(description="What the base answers today; null if nobody could say.")
+    already_right: bool | None
+    supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
+
+
+class DryRun(BaseModel):
+    """What POST /edits would do; nothing was stored."""
+
+    object: Literal["dry_run"] = "dry_run"
+    model: str
+    base_version: str
+    edits: list[PlannedEdit]
+    training_examples: int
+    max_steps: int

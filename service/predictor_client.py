@@ -1,0 +1,134 @@
+"""The API's side of the predictor's protocol: questions forwarded, its errors in the service's words."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from service.errors import Invalid, ServiceError, Unavailable
+from service.settings import Settings
+
+TIMEOUT_SECONDS = 60.0
+MARGIN_SECONDS = 2.0
+"""The predictor gives up before we do, so that its own words reach the user."""
+
+
+class WeightsCorrupt(ServiceError):
+    """The bytes of a version no longer match their digest; `digest` names the object at fault."""
+
+    status = 503
+    code = "version_quarantined"
+    title = "Not available"
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            "The stored bytes of this version no longer match their digest, so it is not served. "
+            "Ask another version, or roll back.",
+            retry_after=60,
+        )
+        self.digest = digest
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What one version is asked. `candidates`, where given, are ranked after each prompt."""
+
+    root_digest: str
+    overlay_digest: str | None
+    prompts: Sequence[str]
+    max_tokens: int
+    top_k: int | None = None
+    candidates: Sequence[str] | None = None
+
+
+class PredictorClient:
+    """One for the process; asks the predictors in turn, and the next one when one is gone."""
+
+    def __init__(self, settings: Settings, transport: httpx2.AsyncBaseTransport | None = None) -> None:
+        token = settings.predictor_token.get_secret_value()
+        self._urls = settings.predictor_urls
+        self._turn = itertools.count()
+        self._http = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=2.0),
+            transport=transport,
+        )
+
+    async def ask(self, question: Question) -> list[dict[str, Any]]:
+        """One answer a prompt: text, n_tokens, stopped, top_k, candidates.
+
+        Raises:
+            WeightsCorrupt; Unavailable: no predictor answers, or all are full; Invalid.
+        """
+        names = question.candidates
+        body = {
+            "root_digest": question.root_digest,
+            "overlay_digest": question.overlay_digest,
+            "prompts": list(question.prompts),
+            "max_tokens": question.max_tokens,
+            "top_k": question.top_k,
+            "candidates": None if names is None else [list(names)] * len(question.prompts),
+        }
+        answers: list[dict[str, Any]] = (await self._post("/predict", body))["answers"]
+        return answers
+
+    async def ready(self) -> bool:
+        """Whether any predictor answers."""
+        for url in self._urls:
+            try:
+                if (await self._http.get(f"{url}/readyz", timeout=2.0)).status_code == 200:
+                    return True
+            except httpx2.TransportError:
+                continue
+        return False
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        first = next(self._turn)
+        refusal: ServiceError = Unavailable(
+            "The predictor does not answer at the moment; try again shortly.",
+            code="predictor_away",
+            retry_after=2,
+        )
+        for place in range(len(self._urls)):
+            url = self._urls[(first + place) % len(self._urls)]
+            try:
+                response = await self._http.post(
+                    f"{url}{path}",
+                    json=body,
+                    headers={"X-Timeout-Seconds": str(TIMEOUT_SECONDS - MARGIN_SECONDS)},
+                )
+            except httpx2.TransportError:
+                continue
+            if response.status_code == 200:
+                answered: dict[str, Any] = response.json()
+                return answered
+            refusal = _refusal(response)
+            if not isinstance(refusal, Unavailable):
+                raise refusal
+        raise refusal
+
+
+def _refusal(response: httpx2.Response) -> ServiceError:
+    try:
+        said = response.json()
+    except ValueError:
+        said = {}
+    code, message = said.get("code", ""), said.get("message", "")
+    match code:
+        case "corrupt_checkpoint":
+            return WeightsCorrupt(said.get("digest", ""))
+        case "missing_checkpoint":
+            return Unavailable("The version's files are not in the store.", code="version_missing")
+        case "bad_request":
+            return Invalid(message, code="invalid_request")
+        case "overloaded":
+            wait = response.headers.get("Retry-After", "1")
+            return Unavailable(message, code="overloaded", retry_after=int(wait) if wait.isdecimal() else 1)
+    return Unavailable(
+        "The predictor can't answer at the moment; try again shortly.", code="predictor_away", retry_after=2
+    )
