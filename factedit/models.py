@@ -140,6 +140,11 @@ def load_model(folder: Path, *, device: str = "auto", dtype: torch.dtype | None 
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder.name} can't be loaded as a language model: {error}") from error
     model.to(target)  # type: ignore[arg-type]
+    if target.type == "cpu":
+        # safetensors maps the file: what happens to the file later (a flipped bit, a truncation) would
+        # happen to the weights that were verified.
+        for tensor in [*model.parameters(), *model.buffers()]:
+            tensor.data = tensor.data.clone()
     return LanguageModel(model=model, tokenizer=tokenizer, task=task, device=target)
 
 

@@ -3,6 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+LISTS = {
+    "model": " GET /models lists those there are.",
+    "relation": " GET /relations lists those there are.",
+    "job": " GET /jobs lists those there are.",
+    "version": " GET /models/{model}/versions lists those there are.",
+}
+
 
 class ServiceError(Exception):
     """A refusal that a caller can act on.
@@ -44,7 +51,7 @@ class NotFound(ServiceError):
 
     def __init__(self, kind: str, name: str, nearest: Iterable[str] = (), **extra: Any) -> None:
         close = list(nearest)
-        hint = f" Did you mean {', '.join(repr(n) for n in close)}?" if close else ""
+        hint = f" Did you mean {', '.join(repr(n) for n in close)}?" if close else LISTS.get(kind, "")
         super().__init__(
             f"There is no {kind} {name!r}.{hint}",
             code=f"{kind.replace(' ', '_')}_not_found",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
+from transformers.utils.logging import disable_progress_bar
 
 from factedit.checkpoint_store import CheckpointStore
 from factedit.facts import Probe
@@ -42,6 +43,7 @@ def register(
         Conflict: the name is another source's.
         ModelError: the source can't be brought in. StorageFull.
     """
+    disable_progress_bar()  # of transformers; ours is told of by `progress`
     told = progress or (lambda *_: None)
     with database.transaction() as s:
         found = _registered(s, name, source)

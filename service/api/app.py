@@ -11,7 +11,6 @@ from starlette.middleware import Middleware
 
 from service import keys
 from service.api import problems
-from service.api.body import StrictRoute
 from service.api.dependencies import Parts
 from service.api.doorman import Doorman
 from service.api.routes import edits, health, jobs, models, predict, probes, relations, versions
@@ -75,10 +74,8 @@ def create_app(settings: Settings) -> FastAPI:
         },
     )
     app.state.parts = made
-    app.router.route_class = StrictRoute
     problems.install(app)
     for module in ROUTERS:
-        module.router.route_class = StrictRoute
         app.include_router(module.router)
 
     @app.get("/", include_in_schema=False)

@@ -174,7 +174,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     code, detail, errors = title.lower().replace(" ", "_"), str(error.detail), None
     if isinstance(error, BadBody):
         code = error.code
-        errors = [{"pointer": error.pointer, "code": error.code, "message": detail}]
+        detail = f"{error.pointer}: {detail}" if error.pointer else detail
+        errors = [{"pointer": error.pointer, "code": error.code, "message": str(error.detail)}]
     elif error.status_code == 404:
         detail = f"There is nothing at {request.url.path}; see /docs for what there is."
     elif error.status_code == 405:

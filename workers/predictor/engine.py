@@ -71,15 +71,6 @@ class TorchEngine:
         digest = loaded.weights.root_digest
         if digest not in self._roots:
             lm = load_model(loaded.root_folder, device=str(self._device))
-            _own_memory(lm)
             self._roots[digest] = lm
             log.info("root_loaded", digest=digest, device=str(self._device))
         return self._roots[digest]
-
-
-def _own_memory(lm: LanguageModel) -> None:
-    # safetensors maps the file: what happens to the file later (a flipped bit, a truncation) would
-    # happen to the weights that were verified.
-    if lm.device.type == "cpu":
-        for tensor in [*lm.model.parameters(), *lm.model.buffers()]:
-            tensor.data = tensor.data.clone()

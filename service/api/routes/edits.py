@@ -13,6 +13,7 @@ from factedit.facts import Edit
 from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts, training_prompts
 from service import batches, jobs, models, relations, versions
+from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
 from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit
 from service.api.schemas.jobs import JobOut, job_out
@@ -21,7 +22,7 @@ from service.keys import Actor
 from service.predictor_client import Question
 from service.tables import PRODUCTION, EditRow, Model, Version
 
-router = APIRouter(tags=["edits"])
+router = APIRouter(tags=["edits"], route_class=StrictRoute)
 DRY_RUN_ASKS = 32
 DRY_RUN_TOKENS = 12
 

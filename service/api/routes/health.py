@@ -7,10 +7,11 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from service.api.body import StrictRoute
 from service.api.dependencies import Parts, PartsOf
 from service.database import AWAY
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 Word = Literal["ok", "away"]
 
 

@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
 from service import events, jobs, models, reports
+from service.api.body import StrictRoute
 from service.api.dependencies import After, Editor, Limit, OnceOnly, Outcome, Parts, PartsOf, Reader
 from service.api.schemas.common import ListOf
 from service.api.schemas.jobs import Events, JobOut, ReportOut, event_out, job_out
 from service.errors import Conflict, Invalid, NotFound
 from service.tables import Job, Model, Status
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], route_class=StrictRoute)
 
 POLL_SECONDS = 0.2
 KEEP_ALIVE_SECONDS = 10.0

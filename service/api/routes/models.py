@@ -6,12 +6,13 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from service import aliases, models, versions
+from service.api.body import StrictRoute
 from service.api.dependencies import After, Limit, PartsOf, Reader
 from service.api.schemas.common import ListOf
 from service.api.schemas.models import FactOut, ModelOut, fact_out, model_out
 from service.tables import PRODUCTION, Model
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=StrictRoute)
 
 
 @router.get("/models", summary="List the registered models")

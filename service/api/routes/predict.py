@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from sqlalchemy import select
 
 from service import relations, versions
+from service.api.body import StrictRoute
 from service.api.dependencies import Parts, PartsOf, Predictor
 from service.api.schemas.predict import (
     AnswerOut,
@@ -22,7 +23,7 @@ from service.errors import Invalid
 from service.predictor_client import Question, WeightsCorrupt
 from service.tables import Model, Version
 
-router = APIRouter(tags=["predict"])
+router = APIRouter(tags=["predict"], route_class=StrictRoute)
 log = structlog.get_logger()
 
 

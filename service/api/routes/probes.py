@@ -8,12 +8,13 @@ from fastapi.responses import JSONResponse
 
 from factedit.relations import Relation, nearest
 from service import models, probes, relations
+from service.api.body import StrictRoute
 from service.api.dependencies import After, Editor, Limit, OnceOnly, Outcome, PartsOf, Reader
 from service.api.schemas.common import ListOf
 from service.api.schemas.knowledge import ProbeIn, ProbeOut, ProbesIn, ProbesOut, probe_out
 from service.errors import Invalid
 
-router = APIRouter(tags=["probes"])
+router = APIRouter(tags=["probes"], route_class=StrictRoute)
 
 
 @router.get("/probes", summary="List a model's held-out facts")

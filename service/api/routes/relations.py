@@ -7,12 +7,13 @@ from fastapi.responses import JSONResponse
 
 from factedit.relations import Relation
 from service import relations
+from service.api.body import StrictRoute
 from service.api.dependencies import Editor, Limit, OnceOnly, Outcome, PartsOf, Reader
 from service.api.schemas.common import ListOf
 from service.api.schemas.knowledge import RelationIn, RelationOut, relation_out
 from service.errors import Invalid
 
-router = APIRouter(tags=["relations"])
+router = APIRouter(tags=["relations"], route_class=StrictRoute)
 
 
 @router.get("/relations", summary="List the relations, built-in and your own, with their templates")

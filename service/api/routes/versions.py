@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header, Query
 from fastapi.responses import JSONResponse, Response
 
 from service import aliases, models, versions
+from service.api.body import StrictRoute
 from service.api.dependencies import After, Limit, OnceOnly, Outcome, PartsOf, Promoter, Reader, answer
 from service.api.schemas.common import ListOf
 from service.api.schemas.models import (
@@ -23,7 +24,7 @@ from service.api.text import Name
 from service.errors import Invalid
 from service.tables import PRODUCTION, Alias
 
-router = APIRouter(tags=["versions"])
+router = APIRouter(tags=["versions"], route_class=StrictRoute)
 
 
 @router.get("/models/{model}/versions", summary="List a model's versions, newest first")
