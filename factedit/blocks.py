@@ -2,16 +2,13 @@
 
 from factedit.specs import Blocks
 
-AUTO_DEPTH = (0.66, 0.83)
-"""`auto`: the blocks in this range of relative depth, by measurement (benchmarks/RESULTS.md)."""
-
 
 class NoSuchBlock(ValueError):
     """A block index that the model does not have."""
 
 
-def choose_blocks(n_blocks: int, wanted: Blocks) -> list[int]:
-    """The chosen blocks' indices, ascending, each once.
+def choose_blocks(n_blocks: int, wanted: Blocks, depth: tuple[float, float]) -> list[int]:
+    """The chosen blocks' indices, ascending, each once; for `auto`, those in a range of relative depth.
 
     Raises:
         NoSuchBlock: an index that is not below `n_blocks`.
@@ -21,7 +18,7 @@ def choose_blocks(n_blocks: int, wanted: Blocks) -> list[int]:
     if wanted == "last":
         return [n_blocks - 1]
     if wanted == "auto":
-        first, last = (round(depth * (n_blocks - 1)) for depth in AUTO_DEPTH)
+        first, last = (round(share * (n_blocks - 1)) for share in depth)
         return list(range(first, last + 1))
     outside = [block for block in wanted if not 0 <= block < n_blocks]
     if outside:

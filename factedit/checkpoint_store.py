@@ -3,6 +3,7 @@
     roots/<digest>/        a Hugging Face folder and its listing of SHA-256 digests (root.json)
     overlays/<digest>      safetensors, named by the SHA-256 of its bytes
     manifests/<version>.json
+    statistics/<key>       safetensors that can be computed anew, with their SHA-256 before them
     tmp/                   what is being written; nothing in here is ever read
 
 A name appears by one rename, after its bytes and its folder are on the disk. So a crash leaves
@@ -61,7 +62,7 @@ class CheckpointStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._verified: set[str] = set()
-        for folder in ("roots", "overlays", "manifests", "tmp"):
+        for folder in ("roots", "overlays", "manifests", "statistics", "tmp"):
             (path / folder).mkdir(parents=True, exist_ok=True)
 
     # Roots
@@ -149,6 +150,29 @@ class CheckpointStore:
         with self._scratch() as scratch:
             _write(scratch, json.dumps(manifest, indent=2, sort_keys=True).encode())
             self._name(scratch, target)
+
+    # Statistics
+
+    def remember(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep what was costly to compute, under any key. Raises StorageFull."""
+        raw = save_safetensors({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
+        with self._scratch() as scratch:
+            _write(scratch, hashlib.sha256(raw).digest() + raw)
+            self._name(scratch, self._statistics(key))
+
+    def recall(self, key: str) -> dict[str, Tensor] | None:
+        """What was remembered under `key`; None if nothing was, or its bytes are damaged."""
+        try:
+            stored = self._statistics(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        size = hashlib.sha256().digest_size
+        if hashlib.sha256(stored[size:]).digest() != stored[:size]:
+            return None
+        return load_safetensors(stored[size:])
+
+    def _statistics(self, key: str) -> Path:
+        return self.path / "statistics" / hashlib.sha256(key.encode()).hexdigest()
 
     # Durability
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from factedit.specs import ConstraintSpec
+from factedit.specs import Norm
 
 Weights = Mapping[str, Tensor]
 
@@ -82,12 +82,11 @@ def distance_l2(weights: Weights, roots: Weights) -> float:
     return float(total**0.5)
 
 
-def build_constraint(spec: ConstraintSpec, default_radius: float) -> Constraint:
-    """The constraint that a spec names; a null radius is the method's default."""
-    radius = spec.radius if spec.radius is not None else default_radius
-    if spec.norm == "l_inf":
+def build_constraint(norm: Norm, radius: float) -> Constraint:
+    """The set of that norm around the root; for `none`, the radius means nothing."""
+    if norm == "l_inf":
         return LInfBall(radius)
-    if spec.norm == "l_2":
+    if norm == "l_2":
         return L2Ball(radius)
     return Unconstrained()
 

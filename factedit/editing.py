@@ -9,12 +9,15 @@ from torch import Tensor
 
 from factedit.blocks import choose_blocks
 from factedit.constraints import build_constraint, distance_l2
+from factedit.curvature import Covariance, NoCurvature, Preconditioner, measure
 from factedit.facts import Edit
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.overlay import applied
+from factedit.presets import PRESETS, Preset
 from factedit.prompts import Example, answer_example, next_token_example
 from factedit.relations import Relation
-from factedit.specs import Blocks, ConstraintSpec, MethodSpec
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
+from factedit.steps import AdamSteps, NaturalSteps, StepRule
 from factedit.training import (
     Anchors,
     ExampleSet,
@@ -25,9 +28,6 @@ from factedit.training import (
     next_token_log_probabilities,
 )
 from factedit.wording import training_prompts
-
-DEFAULT_RADIUS = {"l_inf": 5e-3, "l_2": 2.0, "none": 0.0}
-"""Radius when none is asked for; measured on SmolLM2-135M (benchmarks/RESULTS.md)."""
 
 
 class EditingError(Exception):
@@ -49,6 +49,41 @@ class Edited:
     chosen: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A method's choices for one model, with nothing left open.
+
+    Attributes:
+        names: the tensors that may change.
+        radius: None without a constraint.
+    """
+
+    preset: Preset
+    blocks: list[int]
+    parameters: str
+    names: list[str]
+    anchors: AnchorSpec
+    norm: Norm
+    radius: float | None
+
+
+def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: ConstraintSpec) -> Plan:
+    """Fill in what the caller left open.
+
+    Raises:
+        NoSuchBlock; EditingError: the blocks have no such tensors.
+    """
+    preset = PRESETS[method.name]
+    chosen = choose_blocks(lm.n_blocks, blocks, preset.depth)
+    parameters = method.parameters or preset.parameters
+    names = list(iter_block_tensors(lm, chosen, parameters))
+    if not names:
+        raise EditingError(f"Blocks {chosen} have no {parameters} matrices to train.")
+    norm: Norm = "none" if method.name == "ftm" else constraint.norm
+    radius = None if norm == "none" else constraint.radius or preset.radius[norm]
+    return Plan(preset, chosen, parameters, names, method.anchors or preset.anchors, norm, radius)
+
+
 def edit(
     lm: LanguageModel,
     *,
@@ -62,25 +97,26 @@ def edit(
     constraint: ConstraintSpec,
     seed: int,
     progress: Callable[[dict[str, Any]], None],
+    background: Callable[[Sequence[str]], Covariance] | None = None,
 ) -> Edited:
     """Constrained fine-tuning of `edits` on top of `parent`, around the root.
 
     The ledger's earlier edits stay in the mix, so that they are kept; anchors are prompts whose
     next-token distribution is held to the root's. Deterministic for a seed on one device kind.
 
+    Args:
+        background: for `auto`, what enters the named matrices while the root reads unmodified
+            facts (factedit.curvature); measured on the anchors where it is not given.
+
     Raises:
-        EditingError: blocks out of range, or no tensor to train in them.
+        NoSuchBlock; EditingError: no tensor to train, or none that the method can move.
     """
     torch.manual_seed(seed)
-    chosen = choose_blocks(lm.n_blocks, blocks)
-    names = list(iter_block_tensors(lm, chosen, method.parameters))
-    if not names:
-        raise EditingError(f"Blocks {chosen} have no {method.parameters} matrices to train.")
-    spec = ConstraintSpec(norm="none") if method.name == "ftm" else constraint
-    radius = spec.radius if spec.radius is not None else DEFAULT_RADIUS[spec.norm]
-    ball = build_constraint(spec, radius)
+    chosen = plan(lm, method, blocks, constraint)
+    rule = _step_rule(lm, chosen, method, background or (lambda names: measure(lm, names, anchors)))
+    held = anchors[: chosen.anchors.count] if chosen.anchors.weight > 0 else []
     examples, owner = training_examples(lm, [*edits, *ledger], relations)
-    anchor_examples = [next_token_example(lm, prompt) for prompt in anchors]
+    anchor_examples = [next_token_example(lm, prompt) for prompt in held]
     # The anchors' answers are the root's own, whatever the parent has become since.
     root_answers = next_token_log_probabilities(lm, anchor_examples) if anchor_examples else None
 
@@ -96,35 +132,46 @@ def edit(
             }
         )
 
-    elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(names)}
+    elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
     with applied(lm, elsewhere):
+        first = min(chosen.blocks)
         kept = None
         if root_answers is not None:
-            kept = Anchors(
-                ExampleSet(lm, anchor_examples, list(range(len(anchor_examples))), min(chosen)), root_answers
-            )
-        facts = ExampleSet(lm, examples, owner, min(chosen))
-        plan = TrainingPlan(
-            max_steps=method.max_steps,
-            learning_rate=method.learning_rate,
-            anchor_weight=method.anchors.weight,
-            seed=seed,
-        )
-        trained = Trainer(lm, names, dict(parent), ball, plan).train(facts, kept, report)
+            own = list(range(len(anchor_examples)))
+            kept = Anchors(ExampleSet(lm, anchor_examples, own, first), root_answers)
+        facts = ExampleSet(lm, examples, owner, first)
+        ball = build_constraint(chosen.norm, chosen.radius or 0.0)
+        budget = TrainingPlan(max_steps=method.max_steps, anchor_weight=chosen.anchors.weight, seed=seed)
+        trained = Trainer(lm, chosen.names, dict(parent), ball, rule, budget).train(facts, kept, report)
     changed = {n: t.cpu() for n, t in trained.tensors.items() if not torch.equal(t, lm.tensors[n].data)}
     return Edited(
         tensors={**{n: t.cpu() for n, t in elsewhere.items()}, **changed},
-        metrics=_metrics(lm, changed, radius if spec.norm == "l_inf" else None, trained),
+        metrics=_metrics(lm, changed, chosen.radius if chosen.norm == "l_inf" else None, trained),
         chosen={
-            "method": "ftm" if spec.norm == "none" else "constrained_ftm",
-            "blocks": chosen,
-            "parameters": method.parameters,
-            "norm": spec.norm,
-            "radius": None if spec.norm == "none" else radius,
-            "anchors": len(anchors),
+            "method": method.name,
+            "rule": chosen.preset.rule,
+            "blocks": chosen.blocks,
+            "parameters": chosen.parameters,
+            "norm": chosen.norm,
+            "radius": chosen.radius,
+            "anchors": len(held),
             "examples": len(examples),
         },
     )
+
+
+def _step_rule(
+    lm: LanguageModel, chosen: Plan, method: MethodSpec, background: Callable[[Sequence[str]], Covariance]
+) -> StepRule:
+    if chosen.preset.rule == "adam":
+        return AdamSteps(method.learning_rate)
+    try:
+        covariance = background(chosen.names)
+    except NoCurvature as error:
+        raise EditingError(f"{error} Use the method constrained_ftm for this model.") from error
+    if covariance.tokens == 0:
+        raise EditingError("`auto` needs unmodified facts to measure what is to be left alone; give anchors.")
+    return NaturalSteps(Preconditioner(lm, covariance, method.damping))
 
 
 def training_examples(

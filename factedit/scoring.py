@@ -21,7 +21,10 @@ from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts
 
 NEW_TOKENS = 12
-"""Tokens a version may answer with; targets longer than this get room for theirs and four more."""
+"""Tokens for an edit, which is right by its whole answer; targets longer than this get room for theirs and four more."""
+
+PROBE_TOKENS = 8
+"""Tokens for a probe, whose answer is right by how it begins."""
 
 ProgressFn = Callable[[int, int], None]
 
@@ -81,7 +84,7 @@ def score_probes(
 ) -> list[ProbeOutcome]:
     """Answer every probe, and rank its true object among its candidates, under `overlay`."""
     with applied(lm, overlay):
-        answers = _answers(lm, [p.prompt for p in probes], NEW_TOKENS, batch_size, progress)
+        answers = _answers(lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, progress)
         first = _ranked_first(lm, probes, batch_size)
     return [
         ProbeOutcome(

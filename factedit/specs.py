@@ -3,15 +3,20 @@
 The HTTP API takes these very models in its request body, so a rule is written once.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+MethodName = Literal["auto", "constrained_ftm", "ftm"]
+Norm = Literal["l_inf", "l_2", "none"]
+ParameterSet = Literal["all", "mlp", "mlp_out", "attention"]
 
 
 class AnchorSpec(_Spec):
@@ -22,27 +27,43 @@ class AnchorSpec(_Spec):
 
 
 class MethodSpec(_Spec):
-    """How the weights are moved."""
+    """How the weights are moved. What is null is the method's default (factedit.presets)."""
 
-    name: Literal["auto", "constrained_ftm", "ftm"] = Field(
+    name: MethodName = Field(
         default="auto",
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
-        "`ftm`: the same with no ball; `auto`: `constrained_ftm` with measured defaults.",
+        "`ftm`: the same with no ball; `auto`: inside the ball too, by steps that avoid the directions "
+        "which unmodified facts use.",
     )
-    parameters: Literal["all", "mlp", "mlp_out", "attention"] = Field(
-        default="mlp", description="Which matrices of a chosen block may change."
+    parameters: ParameterSet | None = Field(
+        default=None,
+        description="Which matrices of a chosen block may change; `all`: norms and biases too.",
     )
     max_steps: int = Field(
         default=120, ge=1, le=5000, description="Optimiser steps at most; stops early once every edit holds."
     )
-    learning_rate: Finite = Field(default=5e-4, gt=0, le=1, description="Adam's step size.")
-    anchors: AnchorSpec = AnchorSpec()
+    learning_rate: Finite = Field(
+        default=5e-4, gt=0, le=1, description="Adam's step size; `auto` needs none."
+    )
+    damping: Finite = Field(
+        default=3e-3,
+        gt=0,
+        le=100,
+        description="`auto`: the share of the mean curvature below which a direction counts as unused.",
+    )
+    anchors: AnchorSpec | None = None
+
+    @model_validator(mode="after")
+    def _matrices_only(self) -> Self:
+        if self.name == "auto" and self.parameters == "all":
+            raise ValueError("`auto` moves matrices only; use mlp, mlp_out, attention, or constrained_ftm.")
+        return self
 
 
 class ConstraintSpec(_Spec):
     """The set the chosen weights stay in, around the root's weights."""
 
-    norm: Literal["l_inf", "l_2", "none"] = "l_inf"
+    norm: Norm = "l_inf"
     radius: Finite | None = Field(
         default=None,
         gt=0,

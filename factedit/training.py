@@ -1,4 +1,4 @@
-"""The one trainer: projected Adam on chosen tensors, with the facts to hold and the anchors to keep.
+"""The one trainer: projected steps on chosen tensors, with the facts to hold and the anchors to keep.
 
 Source of the objective: Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3:
 minimise the loss on the modified facts with the weights in a ball around the root's. The anchors'
@@ -16,6 +16,7 @@ from factedit.constraints import Constraint, round_inside
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, batches, collate
+from factedit.steps import StepRule
 
 
 class ExampleSet:
@@ -99,7 +100,6 @@ class TrainingPlan:
     """
 
     max_steps: int
-    learning_rate: float
     anchor_weight: float
     hold_probability: float = 0.5
     batch_size: int = 64
@@ -133,9 +133,11 @@ class Trainer:
         names: Sequence[str],
         start: dict[str, Tensor],
         constraint: Constraint,
+        rule: StepRule,
         plan: TrainingPlan,
     ) -> None:
-        self.lm, self.names, self.constraint, self.plan = lm, list(names), constraint, plan
+        self.lm, self.names, self.plan = lm, list(names), plan
+        self.constraint, self.rule = constraint, rule
         self.roots = {name: lm.tensors[name].data for name in names}
         self._roots32 = {name: root.float() for name, root in self.roots.items()}
         self.masters = {
@@ -148,9 +150,6 @@ class Trainer:
     ) -> Trained:
         """Train until every fact holds in all its examples, or the steps are spent."""
         total = len(set(facts.owner))
-        optimizer = torch.optim.Adam(
-            list(self.masters.values()), lr=self.plan.learning_rate, betas=(0.9, 0.95)
-        )
         steps, holding = 0, 0
         with self._swapped_in():
             while True:
@@ -162,7 +161,7 @@ class Trainer:
                     if steps >= self.plan.max_steps:
                         break
                     loss = self._backward(facts, chosen, anchors)
-                    self._step(optimizer)
+                    self._step(loss)
                     steps += 1
                     progress(Progress(step=steps, loss=loss, holding=holding, total=total))
             tensors = round_inside(self.masters, self.roots, self.constraint)
@@ -186,13 +185,15 @@ class Trainer:
             value += float(divergence.detach())
         return value
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+    def _step(self, loss: float) -> None:
+        gradients: dict[str, Tensor] = {}
+        for name, master in self.masters.items():
+            parameter = self.lm.tensors[name]
+            found = parameter.grad
+            gradients[name] = torch.zeros_like(master) if found is None else found.float()
+            parameter.grad = None
         with torch.no_grad():
-            for name, master in self.masters.items():
-                parameter = self.lm.tensors[name]
-                master.grad = parameter.grad.float() if parameter.grad is not None else None
-                parameter.grad = None
-            optimizer.step()
+            self.rule(self.masters, gradients, loss)
             self.constraint.project(self.masters, self._roots32)
             for name, master in self.masters.items():
                 # The forward pass runs on the rounded weights: what is trained is what is served.

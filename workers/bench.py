@@ -1,7 +1,7 @@
 """The child's bench: the store, and the root it worked on last, kept loaded between orders."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint, StorageFull
+from factedit.curvature import Covariance
 from factedit.models import LanguageModel, ModelError, load_model
 from factedit.overlay import OverlayMismatch, root_digest
+from workers.background import Background, ProgressFn
 from workers.orders import Order
 from workers.work import WorkFailed
 
@@ -27,6 +29,7 @@ class Bench:
         self._loaded: tuple[tuple[str, str], LanguageModel] | None = None
         self._store: CheckpointStore | None = None
         self._tensors_digest = ""
+        self._background = Background()
 
     def store(self, folder: Path) -> CheckpointStore:
         if self._store is None or self._store.path != folder:
@@ -38,10 +41,16 @@ class Bench:
         wanted = (order.root_digest, order.device)
         if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None
+            self._background = Background()
             lm = load_model(self.store(order.store_dir).root_folder(order.root_digest), device=order.device)
             self._tensors_digest = root_digest(lm)
             self._loaded = wanted, lm
         return self._loaded[1]
+
+    def background(self, order: Order, names: Sequence[str], told: ProgressFn) -> Covariance:
+        """What enters the matrices `names` while the order's root reads the background."""
+        lm = self.root(order)
+        return self._background.of(self.store(order.store_dir), order.root_digest, lm, names, told)
 
     def overlay(self, order: Order, digest: str | None) -> dict[str, Tensor]:
         return {} if digest is None else self.store(order.store_dir).load_overlay(digest)

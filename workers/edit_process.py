@@ -1,14 +1,16 @@
 """The edit work, in the child: train, verify that nothing else moved, publish to the store."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from factedit.anchors import anchor_prompts
+from factedit.anchors import anchor_prompts, background_of
 from factedit.blocks import NoSuchBlock
-from factedit.editing import Edited, EditingError, edit
+from factedit.curvature import Covariance, NoCurvature, measure
+from factedit.editing import Edited, EditingError, edit, plan
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.relations import builtin_catalogue
@@ -21,36 +23,67 @@ from workers.work import Json, Tell, WorkFailed, storable
 def edit_work(bench: Bench, message: Json, tell: Tell) -> Json:
     """Make the version that an edit order asks for; what it says is durable when this returns."""
     order = EditOrder.model_validate(message)
-    with complaints():
+    with complaints(), _asked_for():
         tell.phase("loading")
         lm = bench.root(order)
         parent = bench.overlay(order, order.parent_overlay)
+        background = _background(bench, order, lm, tell)
         tell.phase("editing")
-        edited = _train(lm, order, parent, tell)
+        edited = _train(lm, order, parent, background, tell)
         integrity = {**bench.check_root(), **_changes(lm, edited, parent)}
         tell.phase("publishing")
         return _publish(bench, order, edited, integrity).model_dump(mode="json")
 
 
-def _train(lm: LanguageModel, order: EditOrder, parent: Mapping[str, Tensor], tell: Tell) -> Edited:
-    in_force = [*order.edits, *order.ledger]
-    spec = order.method.anchors
+@contextmanager
+def _asked_for() -> Iterator[None]:
+    """What is wrong with the order itself."""
     try:
-        return edit(
-            lm,
-            parent=parent,
-            edits=order.edits,
-            ledger=order.ledger,
-            relations=order.relations,
-            anchors=anchor_prompts(builtin_catalogue(), in_force, spec.count, order.seed, order.avoid),
-            method=order.method,
-            blocks=order.blocks,
-            constraint=order.constraint,
-            seed=order.seed,
-            progress=tell.progress,
-        )
+        yield
     except (EditingError, NoSuchBlock, NoWords) as error:
         raise WorkFailed("editing_failed", str(error)) from error
+
+
+def _background(bench: Bench, order: EditOrder, lm: LanguageModel, tell: Tell) -> Covariance | None:
+    """What enters the chosen matrices while the root reads of other subjects, if the method asks for it."""
+    chosen = plan(lm, order.method, order.blocks, order.constraint)
+    if chosen.preset.rule != "natural":
+        return None
+
+    def told(done: int, total: int) -> None:
+        tell.progress({"phase": "loading", "done": done, "total": total})
+
+    try:
+        whole = bench.background(order, chosen.names, told)
+        mine = background_of(builtin_catalogue(), [*order.edits, *order.ledger])
+        return whole.minus(measure(lm, chosen.names, mine)) if mine else whole
+    except NoCurvature as error:
+        raise EditingError(f"{error} Use the method constrained_ftm for this model.") from error
+
+
+def _train(
+    lm: LanguageModel,
+    order: EditOrder,
+    parent: Mapping[str, Tensor],
+    background: Covariance | None,
+    tell: Tell,
+) -> Edited:
+    in_force = [*order.edits, *order.ledger]
+    anchors = plan(lm, order.method, order.blocks, order.constraint).anchors
+    return edit(
+        lm,
+        parent=parent,
+        edits=order.edits,
+        ledger=order.ledger,
+        relations=order.relations,
+        anchors=anchor_prompts(builtin_catalogue(), in_force, anchors.count, order.seed, order.avoid),
+        method=order.method,
+        blocks=order.blocks,
+        constraint=order.constraint,
+        seed=order.seed,
+        progress=tell.progress,
+        background=None if background is None else (lambda _: background),
+    )
 
 
 def _changes(lm: LanguageModel, edited: Edited, parent: Mapping[str, Tensor]) -> dict[str, Any]:

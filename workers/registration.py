@@ -5,6 +5,7 @@ Run by the operator's command line in a process of its own; loads torch.
 
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sqlalchemy.exc import IntegrityError
@@ -12,17 +13,21 @@ from sqlalchemy.orm import Session
 from transformers.utils.logging import disable_progress_bar
 
 from factedit.checkpoint_store import CheckpointStore
+from factedit.curvature import NoCurvature
+from factedit.editing import EditingError, plan
 from factedit.facts import Probe
 from factedit.manifests import Manifest
 from factedit.model_sources import ModelInfo, import_source
-from factedit.models import load_model
+from factedit.models import LanguageModel, load_model
 from factedit.relations import Catalogue, builtin_catalogue
 from factedit.scoring import ProbeOutcome, score_probes
+from factedit.specs import ConstraintSpec, MethodSpec
 from service import models, probes
 from service.database import Database
 from service.errors import Conflict
 from service.settings import Settings
 from service.tables import Model, Version
+from workers.background import Background
 from workers.work import storable
 
 ACTOR = "operator"
@@ -62,6 +67,7 @@ def register(
         batch_size=settings.score_batch,
         progress=lambda done, total: told("asking what it knows", done, total),
     )
+    _measure_background(store, digest, lm, told)
     try:
         with database.transaction() as s:
             return _record(s, store, name, source, info, digest, asked, outcomes)
@@ -72,6 +78,15 @@ def register(
         if found is None:
             raise
         return found
+
+
+def _measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, told: ProgressFn) -> None:
+    """So that the first edit need not wait for it. A model that it does not suit has other methods."""
+    with suppress(NoCurvature, EditingError):
+        names = plan(lm, MethodSpec(), "auto", ConstraintSpec()).names
+        Background().of(
+            store, digest, lm, names, lambda done, total: told("reading unmodified facts", done, total)
+        )
 
 
 def catalogue_probes(catalogue: Catalogue) -> list[Probe]:

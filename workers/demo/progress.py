@@ -29,5 +29,8 @@ def _step(data: Json) -> Json:
     if data["phase"] == "scoring":
         text = f"scoring: {data['done']} of {data['total']} questions"
         return {"description": text, "completed": data["done"], "total": data["total"]}
+    if data["phase"] == "loading":
+        text = f"loading: {data['done']} of {data['total']} unmodified facts read"
+        return {"description": text, "completed": data["done"], "total": data["total"]}
     text = f"editing: step {data['step']}, {data['edits_holding']} of {data['edits_total']} edits hold"
     return {"description": text, "completed": data["step"], "total": data["max_steps"]}

@@ -1,0 +1,137 @@
+"""Which directions of a matrix the unmodified facts use: the covariance of what enters it.
+
+A step that is small where the covariance is large moves the edited facts and leaves the others
+alone. The covariance is the input factor of K-FAC (Martens and Grosse 2015, section 3); MEMIT
+(Meng et al. 2022, section 4.2) protects what a matrix holds by the same one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from factedit.forward import block_input, target_logits
+from factedit.models import LanguageModel
+from factedit.prompts import Batch, batches, next_token_example
+
+BATCH = 64
+
+
+class NoCurvature(Exception):
+    """A tensor that is no plain matrix of a linear layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Covariance:
+    """Of the vectors x that entered some matrices.
+
+    Attributes:
+        sums: by matrix, the sum of x x^T over all tokens, float32 [d_in, d_in].
+        tokens: how many vectors there were.
+    """
+
+    sums: Mapping[str, Tensor]
+    tokens: int
+
+    def minus(self, other: "Covariance") -> "Covariance":
+        """The covariance without the tokens of `other`, which were among these."""
+        return Covariance({n: s - other.sums[n] for n, s in self.sums.items()}, self.tokens - other.tokens)
+
+
+def measure(
+    lm: LanguageModel,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+) -> Covariance:
+    """What enters the matrices `names` while the model reads `prompts`, over all their tokens.
+
+    Raises:
+        NoCurvature: a name is not that of a linear layer's matrix.
+    """
+    last = max((lm.block_of(name) or 0 for name in names), default=0)
+    examples = [next_token_example(lm, prompt) for prompt in prompts]
+    sums = {name: torch.zeros(_width(lm, name), device=lm.device).diag() for name in names}
+    tokens, done = 0, 0
+    with _inputs_added(lm, sums) as read, torch.no_grad():
+        for batch in batches(lm, examples, BATCH):
+            lengths = [len(examples[i].ids) for i in batch.index.tolist()]
+            read(batch, lengths)
+            # No block above the last one, and no vocabulary, is needed.
+            if last + 1 < lm.n_blocks:
+                block_input(lm, batch, last + 1)
+            else:
+                target_logits(lm, batch)
+            tokens += sum(lengths)
+            done += len(lengths)
+            if progress is not None:
+                progress(done, len(examples))
+    return Covariance(sums, tokens)
+
+
+class Preconditioner:
+    """Multiplies a gradient by the inverse of the damped covariance, matrix by matrix.
+
+    `damping` is in units of the covariance's mean eigenvalue: directions that carry less than this
+    share of it count as unused.
+    """
+
+    def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
+        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
+        self._inverse = {name: _inverse(total, damping) for name, total in covariance.sums.items()}
+
+    def __call__(self, name: str, gradient: Tensor) -> Tensor:
+        """The gradient of matrix `name`, float32 and in its own shape, preconditioned."""
+        inverse = self._inverse[name]
+        return inverse @ gradient if self._transposed[name] else gradient @ inverse
+
+
+def _inverse(total: Tensor, damping: float) -> Tensor:
+    scale = total.diagonal().mean()
+    if not scale > 0:
+        return torch.eye(len(total), device=total.device)
+    damped = total / scale + damping * torch.eye(len(total), device=total.device)
+    return torch.cholesky_inverse(torch.linalg.cholesky(damped))
+
+
+def _layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
+    module = lm.model.get_submodule(name.rpartition(".")[0])
+    if not isinstance(module, nn.Linear | Conv1D) or not name.endswith(".weight"):
+        raise NoCurvature(f"{name} is no matrix of a linear layer.")
+    return module
+
+
+def _width(lm: LanguageModel, name: str) -> int:
+    """How many numbers enter a matrix: the last axis of a Linear's, the first of a Conv1D's."""
+    shape = lm.tensors[name].shape
+    return shape[0] if isinstance(_layer(lm, name), Conv1D) else shape[1]
+
+
+@contextmanager
+def _inputs_added(
+    lm: LanguageModel, sums: dict[str, Tensor]
+) -> Iterator[Callable[[Batch, Sequence[int]], None]]:
+    """Adds x x^T of every token read meanwhile; yields what to call with each batch before it is read."""
+    real: list[Tensor] = []
+
+    def read(batch: Batch, lengths: Sequence[int]) -> None:
+        columns = torch.arange(batch.input_ids.shape[1], device=lm.device)
+        real[:] = [columns < torch.tensor(lengths, device=lm.device)[:, None]]
+
+    def add(total: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = args[0][real[0]].float()
+            total.addmm_(inputs.T, inputs)
+
+        return hook
+
+    handles = [_layer(lm, name).register_forward_pre_hook(add(total)) for name, total in sums.items()]
+    try:
+        yield read
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,47 @@
+"""What enters a root's matrices while it reads unmodified facts: measured once, then kept in the store."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from factedit.anchors import background_prompts
+from factedit.checkpoint_store import CheckpointStore
+from factedit.curvature import Covariance, measure
+from factedit.models import LanguageModel
+from factedit.relations import builtin_catalogue
+
+ProgressFn = Callable[[int, int], None]
+"""Told how many prompts are read, and of how many."""
+
+
+class Background:
+    """The covariances of one root that were asked for so far."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[Tensor, int]] = {}
+
+    def of(
+        self,
+        store: CheckpointStore,
+        root_digest: str,
+        lm: LanguageModel,
+        names: Sequence[str],
+        progress: ProgressFn | None = None,
+    ) -> Covariance:
+        """Of the matrices `names`, on the model's device. Raises NoCurvature, StorageFull."""
+        prompts = background_prompts(builtin_catalogue())
+        read = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+        keys = {name: f"covariance of {name} in {root_digest} over {read}" for name in names}
+        for name in names:
+            if name not in self._held and (kept := store.recall(keys[name])) is not None:
+                self._held[name] = kept["sum"].to(lm.device), int(kept["tokens"])
+        missing = [name for name in names if name not in self._held]
+        if missing:
+            found = measure(lm, missing, prompts, progress)
+            for name in missing:
+                self._held[name] = found.sums[name], found.tokens
+                store.remember(keys[name], {"sum": found.sums[name], "tokens": torch.tensor(found.tokens)})
+        tokens = min((self._held[name][1] for name in names), default=0)
+        return Covariance({name: self._held[name][0] for name in names}, tokens)
