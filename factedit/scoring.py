@@ -20,8 +20,8 @@ from factedit.prompts import answer_example, answer_tokens, batches, next_token_
 from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts
 
-NEW_TOKENS = 12
-"""Tokens for an edit, which is right by its whole answer; targets longer than this get room for theirs and four more."""
+NEW_TOKENS = 20
+"""Tokens for an edit, which is right by its whole answer; longer targets get room for theirs and four."""
 
 PROBE_TOKENS = 8
 """Tokens for a probe, whose answer is right by how it begins."""
