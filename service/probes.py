@@ -20,9 +20,8 @@ def create(s: Session, model: Model, source: str, probes: Iterable[Mapping[str, 
         Conflict: a probe of the same prompt and object is there already.
     """
     rows = [ProbeRow(id=new_id("prb"), model_id=model.id, source=source, **probe) for probe in probes]
-    taken = set(
-        s.execute(select(ProbeRow.prompt, ProbeRow.object).where(ProbeRow.model_id == model.id)).tuples()
-    )
+    asked = select(ProbeRow.prompt, ProbeRow.object).where(ProbeRow.model_id == model.id)
+    taken = {(prompt, target) for prompt, target in s.execute(asked)}
     for position, row in enumerate(rows):
         if (row.prompt, row.object) in taken:
             raise Conflict(
