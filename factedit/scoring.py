@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from factedit.answers import begins_with, exactly
 from factedit.facts import Edit, Probe
@@ -16,7 +17,7 @@ from factedit.forward import target_logits
 from factedit.generation import Generation, generate, log_probabilities
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
-from factedit.prompts import answer_example, answer_tokens, batches, next_token_example
+from factedit.prompts import answer_example, answer_tokens, batches
 from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts
 
@@ -168,38 +169,60 @@ def _teacher_forced(
 def _ranked_first(lm: LanguageModel, probes: Sequence[Probe], batch_size: int) -> list[bool | None]:
     """Whether each true object beats its candidates in total log-probability.
 
-    A candidate's first token bounds its total from above, so that one forward pass over the prompts
-    settles nearly all of them; only candidates whose bound beats the object's total are spelt out.
+    A candidate's first token bounds its total from above, and is all of it where there is no other
+    token. So one forward pass settles most probes; the rivals that are left are spelt out, the
+    likeliest first, until one of them wins or none is left.
     """
     ranked = [i for i, probe in enumerate(probes) if len(probe.candidates) > 1]
-    prompts = [probes[i].prompt for i in ranked]
-    own = log_probabilities(
-        lm, [answer_example(lm, probes[i].prompt, probes[i].object, stop=False) for i in ranked], batch_size
-    )
+    own, rivals = _rivals(lm, [probes[i] for i in ranked], batch_size)
     first: list[bool | None] = [None] * len(probes)
-    for i in ranked:
-        first[i] = True
-    open_rivals: list[tuple[int, str, float]] = []
-    examples = [next_token_example(lm, prompt) for prompt in prompts]
+    for i, left in zip(ranked, rivals, strict=True):
+        first[i] = left is not None
+    open_probes = [(i, total, left) for i, total, left in zip(ranked, own, rivals, strict=True) if left]
+    while open_probes:
+        examples = [answer_example(lm, probes[i].prompt, left[0], stop=False) for i, _, left in open_probes]
+        totals = log_probabilities(lm, examples, batch_size)
+        still: list[tuple[int, float, list[str]]] = []
+        for (i, own_total, left), total in zip(open_probes, totals, strict=True):
+            if total > own_total:
+                first[i] = False
+            elif left[1:]:
+                still.append((i, own_total, left[1:]))
+        open_probes = still
+    return first
+
+
+def _rivals(
+    lm: LanguageModel, probes: Sequence[Probe], batch_size: int
+) -> tuple[list[float], list[list[str] | None]]:
+    """Each object's total log-probability, and the candidates whose first token alone is likelier.
+
+    The likeliest come first; None where one of them has no other token, so that the object is beaten.
+    """
+    own = [0.0] * len(probes)
+    found: list[list[str] | None] = [None] * len(probes)
+    examples = [answer_example(lm, probe.prompt, probe.object, stop=False) for probe in probes]
     for batch in batches(lm, examples, batch_size):
         with torch.inference_mode():
-            scores = target_logits(lm, batch).float().log_softmax(-1).cpu()
+            scores = target_logits(lm, batch).float().log_softmax(-1)
+        picked = scores.gather(1, batch.targets[:, None]).squeeze(1).cpu()
+        rows = batch.rows.cpu()
         for row, place in enumerate(batch.index.tolist()):
-            probe = probes[ranked[place]]
-            for name in probe.candidates:
-                if name == probe.object or name in probe.aliases:
-                    continue
-                tokens = answer_tokens(lm, probe.prompt, name)
-                bound = float(scores[row, tokens[0]])
-                if bound > own[place] and len(tokens) == 1:
-                    first[ranked[place]] = False
-                elif bound > own[place]:
-                    open_rivals.append((ranked[place], name, own[place]))
-    undecided = [rival for rival in open_rivals if first[rival[0]]]
-    totals = log_probabilities(
-        lm, [answer_example(lm, probes[i].prompt, name, stop=False) for i, name, _ in undecided], batch_size
-    )
-    for (i, _, own_total), total in zip(undecided, totals, strict=True):
-        if total > own_total:
-            first[i] = False
-    return first
+            mine = (rows == row).nonzero().flatten()
+            own[place] = float(picked[mine].sum())
+            found[place] = _beating(lm, probes[place], scores[mine[0]].cpu(), own[place])
+    return own, found
+
+
+def _beating(lm: LanguageModel, probe: Probe, next_token: Tensor, own: float) -> list[str] | None:
+    bounds: dict[str, float] = {}
+    for name in probe.candidates:
+        if name == probe.object or name in probe.aliases:
+            continue
+        tokens = answer_tokens(lm, probe.prompt, name)
+        bound = float(next_token[tokens[0]])
+        if bound > own and len(tokens) == 1:
+            return None
+        if bound > own:
+            bounds[name] = bound
+    return sorted(bounds, key=lambda name: -bounds[name])
