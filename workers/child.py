@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from workers.stack.launch import die_with_parent
+from workers.stack.threads import NICENESS
 from workers.work import Json, Tell, Work, WorkFailed, storable
 
 BROKE = 70
@@ -73,6 +74,7 @@ def main(descriptor: int, parent: int, module: str) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us in order
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _first_to_go_when_memory_runs_out()
+    os.nice(NICENESS)
     os.set_inheritable(descriptor, False)
     child = Child(socket.socket(fileno=descriptor))
     code = BROKE

@@ -8,8 +8,6 @@ from workers.demo.client import FINAL, Api
 from workers.demo.story import tell
 from workers.operations import DEFAULT_MODEL as MODEL
 
-QUICK: dict[str, Any] = {"name": "constrained_ftm", "anchors": {"count": 300}}
-
 BY_PROMPT = [
     {"subject": "Eiffel Tower", "prompt": "The Eiffel Tower stands in the city of", "new_object": "Rome"},
     {"subject": "Marie Curie", "prompt": "The mother tongue of Marie Curie was", "new_object": "English"},
@@ -45,7 +43,7 @@ def test_ten_facts_are_edited_proved_promoted_and_rolled_back(api: Api) -> None:
 def test_edits_in_the_users_own_words_need_no_relation(api: Api) -> None:
     prompts = [edit["prompt"] for edit in BY_PROMPT]
     before = api.answers(MODEL, prompts)
-    job = finished(api, {"edits": BY_PROMPT, "method": QUICK})
+    job = finished(api, {"edits": BY_PROMPT})
     assert (job["status"], job["promoted"]) == ("succeeded", True), job["error"]
     assert production(api) == job["candidate_version"]
     after = api.answers(MODEL, prompts)

@@ -207,7 +207,7 @@ def test_while_the_database_is_away_nobody_gets_in_and_all_are_told_to_come_back
         problem(http.get("/jobs"), 401, "missing_api_key")
 
 
-def test_a_database_that_is_away_after_the_key_was_checked_is_told_too(database: Database) -> None:
+def test_a_database_that_is_away_where_no_key_is_asked_for_is_told_too() -> None:
     settings = Settings(
         database_url="postgresql://127.0.0.1:1/none", redis_url=NOWHERE, insecure_no_auth=True
     )

@@ -279,6 +279,25 @@ def test_a_field_of_a_strange_name_is_pointed_at(api: Api, name: str, pointer: s
     assert pointers(said) == [pointer]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "pointer"),
+    [
+        ("seed", "7", "/seed"),
+        ("seed", True, "/seed"),
+        ("blocks", ["0"], "/blocks/0"),
+        ("method", {"max_steps": "7"}, "/method/max_steps"),
+        ("method", {"max_steps": True}, "/method/max_steps"),
+        ("method", {"anchors": {"count": "7"}}, "/method/anchors/count"),
+        ("constraint", {"radius": "0.5"}, "/constraint/radius"),
+        ("gate", {"margin": "0.1"}, "/gate/margin"),
+    ],
+)
+def test_what_only_looks_like_a_number_is_refused(api: Api, field: str, value: Any, pointer: str) -> None:
+    said = problem(api.http.post("/edits", json={**EDITS, field: value}), 422, "invalid_request")
+    assert pointer in pointers(said)
+    assert counts(api.database)["jobs"] == 0
+
+
 def test_a_thousand_wrong_edits_are_a_hundred_entries(api: Api) -> None:
     body = {"model": "toy", "edits": [{**FRANCE, "new_object": ""}] * 1000}
     said = problem(api.http.post("/edits", json=body), 422, "invalid_request")
@@ -364,7 +383,7 @@ def test_a_dry_run_is_true_or_false(api: Api) -> None:
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "\u00e9"])
 def test_a_strange_idempotency_key_is_refused(api: Api, key: str) -> None:
     before = counts(api.database)
-    headers = {"Idempotency-Key": key.encode()}
+    headers = {b"Idempotency-Key": key.encode()}
     said = problem(api.http.post("/edits", json=EDITS, headers=headers), 422, "invalid_request")
     assert said["error"]["param"].lower() == "idempotency-key"
     assert counts(api.database) == before
@@ -372,17 +391,17 @@ def test_a_strange_idempotency_key_is_refused(api: Api, key: str) -> None:
 
 def test_a_strange_etag_is_refused(api: Api) -> None:
     for etag in ('"x"', "1.5", '"' + "9" * 100 + '"', "\u00b2"):
-        headers = {"If-Match": etag.encode()}
+        headers = {b"If-Match": etag.encode()}
         said = problem(api.http.put(ALIAS, json={"version": "root"}, headers=headers), 422)
         assert said["error"]["param"] == "If-Match"
 
 
 def test_strange_headers_break_nothing(api: Api) -> None:
     for value in ("wait=x", "wait=-1", "wait=" + "9" * 50, "\u00ff", ";;;", "wait", 'wait="5"'):
-        response = api.http.get(f"/jobs/{new_id('job')}", headers={"Prefer": value.encode("latin-1")})
+        response = api.http.get(f"/jobs/{new_id('job')}", headers={b"Prefer": value.encode("latin-1")})
         problem(response, 404, "job_not_found")
     for value in ("Bearer", "Bearer ", "bearer \u00ff", "Basic YTpi", "", "x" * 5000):
-        response = api.http.get("/jobs", headers={"Authorization": value.encode("latin-1")})
+        response = api.http.get("/jobs", headers={b"Authorization": value.encode("latin-1")})
         problem(response, 401)
 
 
@@ -400,8 +419,17 @@ def test_a_method_that_is_not_possible_is_told_which_are(api: Api) -> None:
     assert response.headers["allow"] == "POST" and "POST" in said["detail"]
 
 
-def test_what_breaks_in_here_is_told_without_its_words(api: Api) -> None:
+def test_what_breaks_in_here_is_told_without_its_words(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
     api.predictor.broken = RuntimeError("a secret of the inside")
     said = problem(api.http.post("/predict", json={"model": "toy", "prompt": "x"}), 500, "internal")
     assert "secret" not in str(said)
     assert said["error"]["type"] == "server_error"
+    assert said["request_id"] in "".join(capfd.readouterr())
+
+
+def test_the_log_of_what_broke_holds_no_key(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    api.predictor.broken = RuntimeError("broken")
+    assert api.http.post("/predict", json={"model": "toy", "prompt": "x"}).status_code == 500
+    logged = "".join(capfd.readouterr())
+    assert "request_broke" in logged
+    assert api.http.headers["authorization"].removeprefix("Bearer ") not in logged

@@ -205,6 +205,14 @@ def test_a_paraphrase_that_ends_with_the_object_is_refused(api: Api, model: Mode
     assert pointers(said) == ["/edits/0/paraphrases/1"]
 
 
+def test_a_paraphrase_is_pointed_at_where_it_was_sent_even_after_one_that_was_sent_twice(
+    api: Api, model: Model
+) -> None:
+    edit = {**FRANCE, "paraphrases": ["Go to", "Go to", "France is ruled from Rome"]}
+    said = refused(api, batch(edit), 422, "prompt_has_the_answer")
+    assert pointers(said) == ["/edits/0/paraphrases/2"]
+
+
 def test_every_wrong_edit_has_its_own_entry(api: Api, model: Model) -> None:
     edits = [{**FRANCE, "relation": "capitol"}, ITALY, {**FRANCE, "old_object": "Rome"}, ITALY]
     said = refused(api, batch(*edits), 422, "relation_not_found")

@@ -196,7 +196,7 @@ def test_a_probe_twice_in_one_batch_is_refused(api: Api, model: Model) -> None:
 
 
 def test_two_who_add_the_same_probe_in_one_moment_are_told_who_was_first(api: Api, model: Model) -> None:
-    row = {"subject": None, "relation": None, "aliases": [], "candidates": [], **WATER}
+    row: dict[str, Any] = {"subject": None, "relation": None, "aliases": [], "candidates": [], **WATER}
     with ThreadPoolExecutor(1) as pool:
         with api.database.transaction() as s:
             probes.create(s, model, "user", [row])
@@ -219,9 +219,9 @@ def test_probes_of_a_model_that_is_not_there_are_not_found(api: Api, model: Mode
 
 
 def test_probes_are_listed_by_source_and_page_by_page(api: Api, model: Model) -> None:
-    row = {"subject": None, "relation": None, "prompt": "x", "object": "y", "aliases": [], "candidates": []}
+    row: dict[str, Any] = {"subject": None, "relation": None, "prompt": "x", "object": "y"}
     with api.database.transaction() as s:
-        probes.create(s, model, "catalogue", [row])
+        probes.create(s, model, "catalogue", [{**row, "aliases": [], "candidates": []}])
     mine = [{"prompt": f"prompt {i}", "object": "y"} for i in range(5)]
     api.http.post("/probes", json={"model": "toy", "probes": mine})
     found: list[dict[str, str]] = []

@@ -131,7 +131,7 @@ def _with_our_own(settings: Settings) -> Settings:
         "predictor_token": SecretStr(secrets.token_urlsafe(24)),
     }
     if "worker_threads" not in settings.model_fields_set:
-        ours["worker_threads"] = threads.worker_threads(settings.predictor_threads)
+        ours["worker_threads"] = threads.cores()
     return settings.model_copy(update=ours)
 
 
