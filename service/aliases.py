@@ -7,6 +7,7 @@ same transaction; the versions' states follow `production` in it too.
 from typing import Literal
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service import events, jobs, versions
@@ -115,6 +116,7 @@ def set_alias(
     actor: str,
     reason: str | None = None,
     if_generation: int | None = None,
+    if_present: bool = False,
     if_absent: bool = False,
     force: bool = False,
 ) -> Alias:
@@ -130,7 +132,8 @@ def set_alias(
     version = versions.get(s, model, version_id)
     alias = s.get(Alias, (model.id, name), with_for_update=True, populate_existing=True)
     found = None if alias is None else alias.generation
-    if (if_generation is not None and found != if_generation) or (if_absent and alias is not None):
+    stale = if_generation is not None and found != if_generation
+    if stale or (if_present and alias is None) or (if_absent and alias is not None):
         raise PreconditionFailed(
             f"The alias {name!r} is at generation {found or 0}. Read it again and repeat the change.",
             generation=found,
@@ -140,10 +143,30 @@ def set_alias(
             raise Invalid("Forcing a refused version needs a reason.", pointer="/reason", param="reason")
         _check_servable(version, force=force)
     if alias is None:
-        return create(s, model, name, version, actor, reason)
+        return _create_first(s, model, name, version, actor, reason, if_absent=if_absent)
     if alias.version_id != version.id:
         _move(s, alias, "set", version, actor, reason)
     return alias
+
+
+def _create_first(
+    s: Session,
+    model: Model,
+    name: str,
+    version: Version,
+    actor: str,
+    reason: str | None,
+    *,
+    if_absent: bool,
+) -> Alias:
+    try:
+        with s.begin_nested():
+            return create(s, model, name, version, actor, reason)
+    except IntegrityError as error:
+        kind = PreconditionFailed if if_absent else Conflict
+        raise kind(
+            f"The alias {name!r} was made by somebody else at this very moment. Look again."
+        ) from error
 
 
 def delete(s: Session, model: Model, name: str, *, actor: str, if_generation: int | None = None) -> None:

@@ -103,7 +103,7 @@ def _wrong_alone(draft: Draft, edit: Edit, known: Mapping[str, Relation]) -> tup
         )
     if edit.old_object is not None and exactly(edit.old_object, edit.new_object):
         return "/new_object", "nothing_to_change", "The new object is the old one; name another."
-    for pointer, text in [("/prompt", edit.prompt), *_numbered(edit.paraphrases)]:
+    for pointer, text in [("/prompt", edit.prompt), *_numbered(draft.paraphrases)]:
         if text is not None and text.casefold().endswith(" " + edit.new_object.casefold()):
             message = "The words end with the new object; leave it out, the model is to complete them."
             return pointer, "prompt_has_the_answer", message

@@ -71,8 +71,7 @@ class PredictorClient:
             "top_k": question.top_k,
             "candidates": None if names is None else [list(names)] * len(question.prompts),
         }
-        answers: list[dict[str, Any]] = (await self._post("/predict", body))["answers"]
-        return answers
+        return await self._post("/predict", body, len(question.prompts))
 
     async def ready(self) -> bool:
         """Whether any predictor answers."""
@@ -87,7 +86,7 @@ class PredictorClient:
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post(self, path: str, body: dict[str, Any], count: int) -> list[dict[str, Any]]:
         first = next(self._turn)
         refusal: ServiceError = Unavailable(
             "The predictor does not answer at the moment; try again shortly.",
@@ -104,26 +103,38 @@ class PredictorClient:
                 )
             except httpx2.TransportError:
                 continue
-            if response.status_code == 200:
-                answered: dict[str, Any] = response.json()
-                return answered
+            if response.status_code == 200 and (answers := _answers(response, count)) is not None:
+                return answers
             refusal = _refusal(response)
             if not isinstance(refusal, Unavailable):
                 raise refusal
         raise refusal
 
 
+def _answers(response: httpx2.Response, count: int) -> list[dict[str, Any]] | None:
+    """The answers, if the response is what a predictor sends, and not what something in between does."""
+    try:
+        answers = response.json()["answers"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return answers if isinstance(answers, list) and len(answers) == count else None
+
+
 def _refusal(response: httpx2.Response) -> ServiceError:
     try:
         said = response.json()
     except ValueError:
+        said = None
+    if not isinstance(said, dict):
         said = {}
     code, message = said.get("code", ""), said.get("message", "")
     match code:
         case "corrupt_checkpoint":
             return WeightsCorrupt(said.get("digest", ""))
         case "missing_checkpoint":
-            return Unavailable("The version's files are not in the store.", code="version_missing")
+            return Unavailable(
+                "The version's files are not in the store.", code="version_missing", retry_after=60
+            )
         case "bad_request":
             return Invalid(message, code="invalid_request")
         case "overloaded":

@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict
@@ -30,8 +31,11 @@ def create(s: Session, model: Model, source: str, probes: Iterable[Mapping[str, 
                 pointer=f"/probes/{position}",
             )
         taken.add((row.prompt, row.object))
-    s.add_all(rows)
-    s.flush()
+    try:
+        with s.begin_nested():
+            s.add_all(rows)
+    except IntegrityError as error:  # somebody else was faster
+        raise Conflict("One of the probes is there already.", code="probe_exists") from error
     return rows
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from factedit.relations import Relation, builtin_catalogue, nearest
@@ -41,16 +42,18 @@ def create(s: Session, relation: Relation) -> Relation:
         taken = find(known, name)
         if taken is not None:
             raise Conflict(f"{name!r} is taken by the relation {taken.name!r}.", code="relation_exists")
-    s.add(
-        RelationRow(
-            name=relation.name,
-            description=relation.description,
-            aliases=list(relation.aliases),
-            training_templates=list(relation.training_templates),
-            evaluation_templates=list(relation.evaluation_templates),
-        )
+    row = RelationRow(
+        name=relation.name,
+        description=relation.description,
+        aliases=list(relation.aliases),
+        training_templates=list(relation.training_templates),
+        evaluation_templates=list(relation.evaluation_templates),
     )
-    s.flush()
+    try:
+        with s.begin_nested():
+            s.add(row)
+    except IntegrityError as error:  # somebody else was faster
+        raise Conflict(f"{relation.name!r} is taken.", code="relation_exists") from error
     return relation
 
 

@@ -67,24 +67,23 @@ def list_versions(s: Session, model: Model, after: str | None = None, limit: int
     return page(s, query, Version.id, after, limit, newest_first=True)
 
 
-def resolve(s: Session, reference: str) -> tuple[Model, Version]:
+def resolve(s: Session, reference: str, field: str = "model") -> tuple[Model, Version]:
     """The model and version that `m`, `m@alias`, `m@root` or `m@ver_…` names; `m` alone is production.
 
     Raises:
-        NotFound: never another version in its place. Invalid: an empty part.
+        NotFound: never another version in its place. Invalid: an empty part, in the body's `field`.
     """
-    name, at, pointer = reference.partition("@")
-    if not name or (at and not pointer):
-        raise Invalid(
-            "Name a model as 'm', 'm@alias', 'm@root' or 'm@ver_…'.", pointer="/model", param="model"
-        )
+    name, at, place = reference.partition("@")
+    if not name or (at and not place):
+        wanted = "Name a model as 'm', 'm@alias', 'm@root' or 'm@ver_…'."
+        raise Invalid(wanted, pointer=f"/{field}", param=field)
     model = models.get(s, name)
-    if pointer == ROOT or is_id(pointer, "ver"):
-        return model, get(s, model, pointer)
-    alias = s.get(Alias, (model.id, pointer or PRODUCTION))
+    if place == ROOT or is_id(place, "ver"):
+        return model, get(s, model, place)
+    alias = s.get(Alias, (model.id, place or PRODUCTION))
     if alias is None:
         known = s.scalars(select(Alias.name).where(Alias.model_id == model.id).order_by(Alias.name))
-        raise NotFound("alias", pointer, known)
+        raise NotFound("alias", place, known)
     return model, s.get_one(Version, alias.version_id)
 
 
@@ -92,6 +91,22 @@ def quarantine(s: Session, version_id: str) -> None:
     """The version's bytes no longer match their digest: nothing serves it until an operator mends it."""
     version = s.get_one(Version, version_id, with_for_update=True)
     version.state = "quarantined"
+
+
+def quarantine_digest(s: Session, digest: str) -> list[str]:
+    """Quarantine every version that is made of the object `digest`, an overlay or a root; their ids."""
+    damaged = (
+        select(Version.id)
+        .join(Model, Model.id == Version.model_id)
+        .where(
+            (Version.overlay_digest == digest)
+            | (Version.overlay_digest.is_(None) & (Model.root_digest == digest))
+        )
+    )
+    found = list(s.scalars(damaged))
+    for version_id in found:
+        quarantine(s, version_id)
+    return found
 
 
 def ledger(s: Session, version_id: str, subject: str | None = None) -> list[EditRow]:

@@ -10,6 +10,7 @@ import structlog
 from celery import Celery, signals
 from kombu.entity import Queue
 
+from service import logs
 from service.database import Database
 from service.doorbell import STAGES, TIMEOUTS, Doorbell
 from service.settings import Settings
@@ -43,6 +44,7 @@ def create_app(redis_url: str) -> Celery:
 
 def run_worker(settings: Settings, works: str = REPERTOIRE) -> int:
     """Answer bells in this process until told to stop; the exit code."""
+    logs.configure()
     stopping = threading.Event()
     database = Database(settings.database_url, pool_size=2, max_overflow=2)
     bell = Doorbell(settings.redis_url)

@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import partial
 
 import structlog
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import jobs, versions
@@ -15,7 +14,7 @@ from service.database import AWAY, Database
 from service.doorbell import Doorbell
 from service.jobs import Claim
 from service.settings import Settings
-from service.tables import Stage, Version
+from service.tables import Stage
 from workers import edit_stage, score_stage
 from workers.supervisor import CancelRequested, ClaimLost, Supervisor, WorkerStops
 from workers.sweeper import ring_for_waiting
@@ -113,6 +112,4 @@ class Stages:
 def _fail(s: Session, claim: Claim, failed: WorkFailed) -> None:
     """End the job. Bytes that no longer match their digest are served by no version any more."""
     if jobs.fail(s, claim, failed.code, failed.message) and failed.code == "corrupt_checkpoint":
-        damaged = select(Version.id).where(Version.overlay_digest == failed.digest)
-        for version_id in s.scalars(damaged).all():
-            versions.quarantine(s, version_id)
+        versions.quarantine_digest(s, failed.digest or "")

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from starlette.middleware import Middleware
 
-from service import keys
+from service import keys, logs
 from service.api import problems
 from service.api.dependencies import Parts
 from service.api.doorman import Doorman
@@ -40,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Starting it raises NoKey when there is no API key, unless FACTEDIT_INSECURE_NO_AUTH is set.
     """
+    logs.configure()
     database = Database(settings.database_url, pool_size=10, max_overflow=settings.api_threads)
     made = Parts(
         settings=settings,

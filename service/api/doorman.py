@@ -5,11 +5,11 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import keys
 from service.api import problems
+from service.api.body import BadBody
 from service.database import AWAY, Database
 from service.ids import new_id
 from service.keys import Actor
@@ -139,7 +139,7 @@ class Doorman:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > self._settings.max_body_bytes:
-                raise HTTPException(413, self._too_large())
+                raise BadBody("content_too_large", self._too_large(), status_code=413)
             return message
 
         return capped

@@ -9,7 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.api.body import BadBody, escape
@@ -86,7 +86,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(SQLAlchemyError, _database)
-    app.add_exception_handler(Exception, _unforeseen)
+    app.add_exception_handler(IntegrityError, _raced)
+    app.add_exception_handler(Exception, _outermost)
 
 
 def from_service_error(error: ServiceError, request_id: str) -> JSONResponse:
@@ -158,8 +159,8 @@ def _entry(raw: Mapping[str, Any]) -> dict[str, Any]:
     if place != "body":
         param = str(path[-1]) if path else str(place)
         return {"pointer": None, "code": raw["type"], "message": message, "param": param}
-    # A union's branches are named in `loc`; they are no part of the body.
-    parts = [part for part in path if not _is_branch(part)]
+    # The branches of the one union, `blocks`, are named in `loc`; they are no part of the body.
+    parts = path if path[:1] != ["blocks"] else [part for part in path if not _is_branch(part)]
     pointer = "".join(f"/{escape(str(part))}" for part in parts)
     return {"pointer": pointer, "code": raw["type"], "message": message}
 
@@ -197,6 +198,25 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
         log.warning("database_away", error=type(error).__name__)
         return away(request_id(request))
     return await _unforeseen(request, error)
+
+
+async def _raced(request: Request, error: Exception) -> JSONResponse:
+    # What is there already is refused in better words; here it came between our look and our write.
+    log.info("write_raced", request_id=request_id(request))
+    return problem(
+        status=409,
+        code="conflict",
+        title="Conflict with the present state",
+        detail="Somebody else wrote the same at this very moment; nothing of yours was stored. Look again.",
+        request_id=request_id(request),
+    )
+
+
+async def _outermost(request: Request, error: Exception) -> JSONResponse:
+    """Outside of service.api.doorman, which gives every other response its id."""
+    response = await _unforeseen(request, error)
+    response.headers["X-Request-Id"] = request_id(request)
+    return response
 
 
 async def _unforeseen(request: Request, error: Exception) -> JSONResponse:

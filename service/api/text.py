@@ -8,12 +8,17 @@ from pydantic import AfterValidator, Field, StringConstraints
 ALLOWED_CONTROLS = "\n\t"
 
 
-def clean(text: str) -> str:
+def printable(text: str) -> str:
     """The text in NFC. NUL and lone surrogates never come here: service.api.body refuses them."""
     for character in text:
         if unicodedata.category(character) == "Cc" and character not in ALLOWED_CONTROLS:
             raise ValueError(f"Contains the control character U+{ord(character):04X}; remove it.")
-    text = unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text)
+
+
+def clean(text: str) -> str:
+    """The text in NFC, which says something."""
+    text = printable(text)
     if not text.strip():
         raise ValueError("Is blank; write something, or leave the field out.")
     return text

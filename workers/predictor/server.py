@@ -7,6 +7,7 @@ import uvicorn
 from transformers.utils.logging import disable_progress_bar
 
 from factedit.checkpoint_store import CheckpointStore
+from service import logs
 from service.settings import Settings
 from workers.predictor.app import create_app
 from workers.predictor.batcher import Batcher
@@ -19,6 +20,7 @@ DRAIN_SECONDS = 8
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, or until nothing can be answered any more; never returns."""
+    logs.configure()
     disable_progress_bar()  # the log is no terminal
     engine = TorchEngine(
         CheckpointStore(settings.store_dir), device=settings.device, threads=settings.predictor_threads

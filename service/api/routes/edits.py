@@ -15,11 +15,12 @@ from factedit.wording import edit_prompt, evaluation_prompts, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
+from service.api.routes.predict import quarantine
 from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit
 from service.api.schemas.jobs import JobOut, job_out
 from service.errors import Conflict, Invalid, ServiceError
 from service.keys import Actor
-from service.predictor_client import Question
+from service.predictor_client import Question, WeightsCorrupt
 from service.tables import PRODUCTION, EditRow, Model, Version
 
 router = APIRouter(tags=["edits"], route_class=StrictRoute)
@@ -164,6 +165,9 @@ async def _ask_base(parts: Parts, plan: DryRun, base: Question) -> None:
         )
         try:
             answers = await parts.predictor.ask(question)
+        except WeightsCorrupt as damaged:
+            await anyio.to_thread.run_sync(quarantine, parts, damaged.digest)
+            raise
         except ServiceError:
             return
         for edit, said in zip(edits, answers, strict=True):

@@ -34,7 +34,9 @@ def list_facts(
     parts: PartsOf,
     _: Reader,
     subject: Annotated[str | None, Query(max_length=500)] = None,
-    version: Annotated[str, Query(max_length=100, description="`ver_…` or an alias.")] = PRODUCTION,
+    version: Annotated[
+        str, Query(min_length=1, max_length=100, description="`ver_…` or an alias.")
+    ] = PRODUCTION,
     after: After = None,
     limit: Limit = 20,
 ) -> ListOf[FactOut]:

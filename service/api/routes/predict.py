@@ -6,7 +6,6 @@ import anyio
 import anyio.to_thread
 import structlog
 from fastapi import APIRouter
-from sqlalchemy import select
 
 from service import relations, versions
 from service.api.body import StrictRoute
@@ -63,7 +62,7 @@ async def answers(parts: Parts, asked: Asked, prompts: list[str], body: PredictI
     try:
         found = await parts.predictor.ask(question)
     except WeightsCorrupt as damaged:
-        await anyio.to_thread.run_sync(_quarantine, parts, damaged.digest)
+        await anyio.to_thread.run_sync(quarantine, parts, damaged.digest)
         raise
     return VersionAnswers(
         model=asked.model,
@@ -89,7 +88,9 @@ async def answers(parts: Parts, asked: Asked, prompts: list[str], body: PredictI
 def _look_up(parts: Parts, body: PredictIn) -> tuple[Asked, Asked | None, list[str]]:
     with parts.database.transaction() as s:
         asked = _resolve(*versions.resolve(s, body.model))
-        other = None if body.compare_to is None else _resolve(*versions.resolve(s, body.compare_to))
+        other = (
+            None if body.compare_to is None else _resolve(*versions.resolve(s, body.compare_to, "compare_to"))
+        )
         if body.prompts is not None:
             prompts = list(body.prompts)
         elif body.prompt is not None:
@@ -108,8 +109,8 @@ def _resolve(model: Model, version: Version) -> Asked:
     return Asked(model.name, version.id, model.root_digest, version.overlay_digest)
 
 
-def _quarantine(parts: Parts, digest: str) -> None:
-    log.error("version_quarantined", digest=digest)
+def quarantine(parts: Parts, digest: str) -> None:
+    """No version that is made of damaged bytes is served any more."""
     with parts.database.transaction() as s:
-        for version_id in s.scalars(select(Version.id).where(Version.overlay_digest == digest)).all():
-            versions.quarantine(s, version_id)
+        found = versions.quarantine_digest(s, digest)
+    log.error("quarantined", digest=digest, versions=found)

@@ -73,18 +73,21 @@ def put_alias(
     if_none_match: Annotated[str | None, Header(description="`*`: only if there is no such alias.")] = None,
 ) -> JSONResponse:
     with parts.database.transaction() as s:
+        found = models.get(s, model)
+        there = alias in {row.name for row in aliases.list_aliases(s, found)}
         row = aliases.set_alias(
             s,
-            models.get(s, model),
+            found,
             alias,
             body.version,
             actor=who.id,
             reason=body.reason,
             if_generation=_generation(if_match),
+            if_present=if_match == "*",
             if_absent=if_none_match == "*",
             force=body.force,
         )
-        return _alias(row, model, 201 if row.generation == 1 else 200)
+        return _alias(row, model, 200 if there else 201)
 
 
 @router.delete("/models/{model}/aliases/{alias}", summary="Delete an alias", status_code=204)

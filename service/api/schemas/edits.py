@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
 from service.api.schemas.common import Body, Json
-from service.api.text import PromptText, Reference, Words
+from service.api.text import PromptText, Reference, Words, clean, printable
 
 MAX_WORDINGS = 50
 
@@ -23,8 +23,8 @@ EXAMPLE: Json = {
     ],
 }
 
-Key = Annotated[str, Field(min_length=1, max_length=64)]
-Value = Annotated[str, Field(max_length=512)]
+Key = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(clean)]
+Value = Annotated[str, Field(max_length=512), AfterValidator(printable)]
 
 
 class EditIn(Body):
