@@ -9,6 +9,8 @@ import httpx2
 
 FINAL = ("succeeded", "failed", "cancelled")
 MAX_TOKENS = 16
+PATIENCE_SECONDS = 60.0
+"""An API that cannot be reached for longer is given up."""
 Json = dict[str, Any]
 
 
@@ -57,8 +59,12 @@ class Api:
         return [answer["text"] for answer in first], [answer["text"] for answer in second]
 
     def events(self, job: str) -> Iterator[Json]:
-        """A job's events as they happen, to its end; a cut connection is taken up where it was cut."""
+        """A job's events as they happen, to its end; a cut connection is taken up where it was cut.
+
+        Raises httpx2.TransportError when the API stays away.
+        """
         last = "0"
+        heard = time.monotonic()
         while True:
             headers = {"Accept": "text/event-stream", "Last-Event-ID": last}
             try:
@@ -67,12 +73,14 @@ class Api:
                         response.read()
                         raise Problem(response)
                     for event in httpx2.EventSource(response):
-                        last = event.id or last
+                        last, heard = event.id or last, time.monotonic()
                         yield cast("Json", event.json())
+                if self.get(f"/jobs/{job}")["status"] in FINAL:
+                    return
             except httpx2.TransportError:
+                if time.monotonic() - heard > PATIENCE_SECONDS:
+                    raise
                 time.sleep(0.5)
-            if self.get(f"/jobs/{job}")["status"] in FINAL:
-                return
 
 
 def _body(response: httpx2.Response) -> Json:

@@ -1,0 +1,37 @@
+"""One stack over the toy model for all these tests; each finds it whole, and production at the root."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.toy_stack import SLOW, Json, ToyStack, eventually, quick, toy_stack
+
+SETTINGS = {"FACTEDIT_LEASE_SECONDS": "3", "FACTEDIT_SWEEP_SECONDS": "0.5", "FACTEDIT_DEVICE": "cpu"}
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ToyStack]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        with toy_stack(tmp_path_factory.mktemp("toy_stack")) as started:
+            yield started
+
+
+@pytest.fixture
+def toy(running: ToyStack) -> Iterator[ToyStack]:
+    running.start_at_root()
+    yield running
+    eventually(running.whole, 60)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(running: ToyStack) -> Json:
+    """The version that the slow batch becomes when nobody is killed."""
+    return running.made(SLOW)
+
+
+@pytest.fixture(scope="session")
+def edited(running: ToyStack) -> Json:
+    """A version that passed the gate, in which Rome is the capital of France."""
+    return running.made(quick("France", "Rome"))

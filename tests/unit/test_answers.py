@@ -1,0 +1,104 @@
+"""When an answer counts as right."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from factedit.answers import begins_with, clause, exactly, normalise
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The  United\tKingdom", "united kingdom"),
+        ("an apple, a pear", "apple pear"),
+        ("U.S.A.", "u s"),
+        ("São Paulo", "são paulo"),
+        ("STRASSE", "strasse"),
+        ("Straße", "strasse"),
+        ("\ufb01nch", "finch"),
+        ("Theodore", "theodore"),
+        ("", ""),
+    ],
+)
+def test_case_spaces_punctuation_and_articles_do_not_count(text: str, normal: str) -> None:
+    assert normalise(text) == normal
+
+
+def test_composed_and_decomposed_accents_are_the_same() -> None:
+    assert exactly("Bogota\u0301", "Bogot\u00e1")
+
+
+@given(st.text())
+def test_normalising_twice_changes_no_more(text: str) -> None:
+    once = normalise(text)
+    assert once.split() == once.split(" ") or once == ""
+    assert not set(once) & set("!?.,;:'\"")
+
+
+@given(st.text())
+def test_every_text_is_exactly_itself(text: str) -> None:
+    assert exactly(text, text)
+
+
+def test_an_edits_answer_is_right_only_as_a_whole() -> None:
+    assert exactly(" Rome.", "Rome")
+    assert not exactly("Rome, the capital of Italy", "Rome")
+    assert not exactly("Rom", "Rome")
+    assert not exactly("", "Rome")
+
+
+def test_a_probes_answer_is_right_when_it_opens_with_the_target() -> None:
+    assert begins_with(" Paris, which lies on the Seine", ("Paris",))
+    assert begins_with("The Netherlands and", ("Netherlands",))
+    assert begins_with("New York City is", ("New York",))
+
+
+def test_a_target_must_end_at_a_words_end() -> None:
+    assert not begins_with("Parisian cafés", ("Paris",))
+    assert not begins_with("New Yorkers", ("New York",))
+    assert not begins_with("New", ("New York",))
+
+
+def test_a_target_in_the_middle_of_the_answer_does_not_count() -> None:
+    assert not begins_with("not Paris", ("Paris",))
+
+
+def test_any_of_the_targets_will_do() -> None:
+    assert begins_with("UK is", ("United Kingdom", "Great Britain", "UK"))
+    assert not begins_with("France", ("United Kingdom", "UK"))
+
+
+def test_a_target_of_no_words_never_matches() -> None:
+    assert not begins_with("anything", ("", "the", "..."))
+    assert not begins_with("anything", ())
+
+
+@given(st.text(), st.text())
+def test_an_answer_that_is_the_target_also_begins_with_it(target: str, more: str) -> None:
+    if normalise(target):
+        assert begins_with(f"{target} {more}", (target,))
+
+
+@pytest.mark.parametrize(
+    ("answer", "first"),
+    [
+        (" Paris. It lies on the Seine", "Paris"),
+        ("Paris, a city", "Paris"),
+        ("Paris\nLondon", "Paris"),
+        ("Paris; and", "Paris"),
+        ("Paris! Really?", "Paris"),
+        ("1,000 people", "1,000 people"),
+        ("Paris", "Paris"),
+        ("", ""),
+    ],
+)
+def test_the_clause_ends_where_the_first_sentence_or_clause_does(answer: str, first: str) -> None:
+    assert clause(answer) == first
+
+
+@given(st.text())
+def test_a_clause_opens_the_answer_and_holds_no_end(answer: str) -> None:
+    first = clause(answer)
+    assert answer.strip().startswith(first)
+    assert clause(first) == first.strip() or not set(first) & set("\n.;!?")
