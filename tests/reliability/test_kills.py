@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from service import jobs
-from tests.support.toy_stack import MODEL, ROOT, SLOW, Json, ToyStack, capital, eventually, quick
+from tests.support.toy_stack import MODEL, ROOT, Json, ToyStack, capital, eventually, quick
 from workers.demo.client import Problem
 
 COUNTRIES = ["France", "Germany", "Italy", "Spain", "Austria"]
@@ -66,7 +66,7 @@ def answers(toy: ToyStack, country: str, city: str) -> bool:
 
 def test_a_stream_of_events_is_taken_up_where_the_killed_api_left_it(toy: ToyStack) -> None:
     job_id = toy.post_slow()
-    seen = []
+    seen: list[int] = []
     for event in toy.api.events(job_id):
         if event["type"] == "progress" and event["id"] not in seen and len(seen) == 3:
             toy.kill("api")

@@ -1,4 +1,4 @@
-"""The real stack over a toy model, with jobs that last long enough to be disturbed, and parts to be killed."""
+"""The real stack over a toy model: jobs that last long enough to be disturbed, parts to be killed."""
 
 import os
 import signal

@@ -71,7 +71,9 @@ def test_the_l_inf_projection_is_inside_the_ball(two: list[Point], radius: float
 def test_the_l_inf_projection_clamps_each_weight_by_itself(two: list[Point], radius: float) -> None:
     root, weights = two
     closed_form = {
-        name: [min(max(w, r - radius), r + radius) for w, r in zip(t.tolist(), root[name].tolist())]
+        name: [
+            min(max(w, r - radius), r + radius) for w, r in zip(t.tolist(), root[name].tolist(), strict=True)
+        ]
         for name, t in weights.items()
     }
     LInfBall(radius).project(weights, root)

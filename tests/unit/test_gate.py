@@ -40,9 +40,7 @@ def reasons(verdict: Verdict) -> str:
         (1, 1, 3 / 4),
     ],
 )
-def test_mcnemars_p_is_the_share_of_coin_tosses_with_as_many_losses(
-    lost: int, gained: int, p: float
-) -> None:
+def test_mcnemars_p_is_the_share_of_coin_tosses_with_as_many_losses(lost: int, gained: int, p: float) -> None:
     assert mcnemar(lost, gained) == pytest.approx(p, rel=1e-12)
 
 
