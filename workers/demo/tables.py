@@ -101,8 +101,9 @@ def side_by_side(
 
 
 def timings(report: Json) -> Table:
-    table = _table("Where the time went, in seconds", *report["timings"])
-    table.add_row(*(f"{seconds:.1f}" for seconds in report["timings"].values()))
+    table = _table("Where the time went", "phase", "seconds")
+    for phase, seconds in report["timings"].items():
+        table.add_row(phase.replace("_", " "), f"{seconds:.1f}")
     return table
 
 

@@ -1,0 +1,144 @@
+"""The catalogue keeps what the whole evaluation rests on: what is tested is never trained on."""
+
+from collections import Counter
+
+import pytest
+
+from factedit.anchors import BACKGROUND, anchor_prompts, background_of, background_prompts
+from factedit.facts import Edit
+from factedit.relations import builtin_catalogue, is_probe, nearest, template_problem
+from factedit.wording import NoWords, edit_prompt, evaluation_prompts, training_prompts
+
+CATALOGUE = builtin_catalogue()
+RELATIONS = CATALOGUE.relations
+EDITS = [
+    Edit("1", "France", "Rome", relation="capital"),
+    Edit("2", "Burundi", "Gitega", relation="capital", prompt="Burundi is governed from"),
+]
+
+
+def folded(texts: tuple[str, ...]) -> set[str]:
+    return {" ".join(text.casefold().split()) for text in texts}
+
+
+# The catalogue
+
+
+def test_it_is_as_large_as_is_said() -> None:
+    assert len(RELATIONS) >= 30
+    assert len(CATALOGUE.facts) >= 1500
+
+
+@pytest.mark.parametrize("name", sorted(RELATIONS))
+def test_a_relations_training_and_evaluation_templates_never_mix(name: str) -> None:
+    relation = RELATIONS[name]
+    training, evaluation = folded(relation.training_templates), folded(relation.evaluation_templates)
+    assert len(training) == len(relation.training_templates) >= 4
+    assert len(evaluation) == len(relation.evaluation_templates) >= 3
+    assert not training & evaluation
+    assert not [t for t in (*training, *evaluation) if template_problem(t)]
+
+
+@pytest.mark.parametrize("name", sorted(RELATIONS))
+def test_a_relations_facts_are_each_said_once_with_several_objects(name: str) -> None:
+    facts = [fact for fact in CATALOGUE.facts if fact.relation == name]
+    assert len(facts) >= 20
+    assert max(Counter(fact.subject.casefold() for fact in facts).values()) == 1
+    assert len(CATALOGUE.candidates(name)) >= 5
+    assert all(fact.object == fact.object.strip() and fact.object for fact in facts)
+    assert all(fact.subject == fact.subject.strip() and fact.subject for fact in facts)
+
+
+def test_no_template_of_one_relation_trains_what_another_tests() -> None:
+    training = {t for relation in RELATIONS.values() for t in folded(relation.training_templates)}
+    evaluation = {t for relation in RELATIONS.values() for t in folded(relation.evaluation_templates)}
+    assert not training & evaluation
+
+
+def test_no_subject_is_both_a_probes_and_an_anchors() -> None:
+    probes = {fact.subject.casefold() for fact in CATALOGUE.probe_facts()}
+    anchors = {fact.subject.casefold() for fact in CATALOGUE.anchor_facts()}
+    assert not probes & anchors
+    assert 0.6 < len(CATALOGUE.probe_facts()) / len(CATALOGUE.facts) < 0.73
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [("Capital", "capital"), ("official language", "official_language"), ("capitol", "capital")],
+)
+def test_the_nearest_known_relation_is_named(wrong: str, meant: str) -> None:
+    assert nearest(wrong, RELATIONS)[0] == meant
+
+
+@pytest.mark.parametrize(
+    "template", ["no subject", "{subject} and {subject}", " {subject} is", "{subject} is "]
+)
+def test_a_template_that_cannot_be_filled_is_told(template: str) -> None:
+    assert template_problem(template)
+
+
+# Words
+
+
+def test_an_edit_is_asked_in_its_own_prompt_or_the_relations_plainest() -> None:
+    assert edit_prompt(EDITS[0], RELATIONS) == RELATIONS["capital"].training_prompts("France")[0]
+    assert edit_prompt(EDITS[1], RELATIONS) == "Burundi is governed from"
+    for words in (edit_prompt, training_prompts):
+        with pytest.raises(NoWords):
+            words(Edit("3", "France", "Rome", relation="unheard of"), RELATIONS)
+
+
+@pytest.mark.parametrize("name", sorted(RELATIONS))
+def test_no_edit_is_trained_on_what_tests_it(name: str) -> None:
+    edit = Edit("1", "Atlantis", "Poseidonis", relation=name)
+    training, evaluation = training_prompts(edit, RELATIONS), evaluation_prompts(edit, RELATIONS)
+    assert training[0] == edit_prompt(edit, RELATIONS)
+    assert len(evaluation) >= 3
+    assert not any(tested in trained for tested in evaluation for trained in training)
+
+
+def test_what_the_user_trains_on_tests_nothing() -> None:
+    tested = RELATIONS["capital"].evaluation_prompts("France")
+    edit = Edit("1", "France", "Rome", relation="capital", paraphrases=(tested[0],))
+    assert tested[0] in training_prompts(edit, RELATIONS)
+    assert evaluation_prompts(edit, RELATIONS) == tested[1:]
+
+
+# Anchors and background
+
+
+def test_anchors_speak_of_no_probes_and_no_edited_subject() -> None:
+    prompts = anchor_prompts(CATALOGUE, EDITS, 1000, seed=0)
+    assert len(prompts) == len(set(prompts)) == 1000
+    of = {
+        prompt: fact
+        for fact in CATALOGUE.facts
+        for prompt in RELATIONS[fact.relation].training_prompts(fact.subject)
+    }
+    assert not any(is_probe(of[prompt].subject) for prompt in prompts)
+    assert not {of[prompt].subject for prompt in prompts} & {"France", "Burundi"}
+
+
+def test_anchors_begin_with_the_users_neighbors_and_avoid_what_is_to_be_avoided() -> None:
+    edit = Edit("1", "France", "Rome", relation="capital", neighbors=("Lyon lies in", "Nice lies in"))
+    prompts = anchor_prompts(CATALOGUE, [edit], 10, seed=0, avoid=["Nice lies in"])
+    assert prompts[0] == "Lyon lies in"
+    assert "Nice lies in" not in prompts
+    assert len(prompts) == 10
+
+
+def test_the_same_seed_draws_the_same_anchors() -> None:
+    first, again, other = (anchor_prompts(CATALOGUE, EDITS, 50, seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_the_background_is_one_and_the_same_and_knows_what_speaks_of_an_edited_subject() -> None:
+    prompts = background_prompts(CATALOGUE)
+    assert len(prompts) == len(set(prompts)) == BACKGROUND
+    assert prompts == background_prompts(CATALOGUE)
+    subject = next(
+        fact.subject for fact in CATALOGUE.anchor_facts() if any(fact.subject in p for p in prompts)
+    )
+    mine = background_of(CATALOGUE, [Edit("1", subject, "x", relation="capital")])
+    assert mine and set(mine) <= set(prompts)
+    assert all(subject in prompt for prompt in mine)
