@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import events, jobs, versions
+from service import events, jobs, reports, versions
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.ids import is_id
 from service.jobs import Claim
@@ -51,6 +51,9 @@ def promote(s: Session, claim: Claim, *, actor: str) -> bool:
     """Point production at the claim's candidate, if production is still what the gate compared with.
 
     False, and nothing moves, when the claim is lost or production has moved meanwhile.
+
+    Raises:
+        Conflict: the candidate is quarantined.
     """
     job = jobs.held(s, claim)
     if job is None or claim.candidate_version_id is None:
@@ -101,7 +104,7 @@ def previous_production(s: Session, model: Model, current: str) -> str | None:
             AliasMove.kind != "rollback",
             AliasMove.to_version_id == current,
         )
-        .order_by(AliasMove.id.desc())
+        .order_by(AliasMove.id)
         .limit(1)
     ).first()
     return None if moves is None else moves.from_version_id
@@ -141,7 +144,8 @@ def set_alias(
     if name == PRODUCTION:
         if force and not reason:
             raise Invalid("Forcing a refused version needs a reason.", pointer="/reason", param="reason")
-        _check_servable(version, force=force)
+        if force or alias is None or not _waits(s, alias, version):
+            _check_servable(version, force=force)
     if alias is None:
         return _create_first(s, model, name, version, actor, reason, if_absent=if_absent)
     if alias.version_id != version.id:
@@ -191,17 +195,41 @@ def history(
     return page(s, query, AliasMove.id, after, limit, newest_first=True)
 
 
-def _check_servable(version: Version, *, force: bool) -> None:
-    if version.state == "quarantined":
+def _waits(s: Session, production: Alias, version: Version) -> bool:
+    """Whether a version has passed its gate, against the very one in production, and waits for a person.
+
+    Raises:
+        Conflict: it passed against another one than is now in production.
+    """
+    if version.state != "candidate" or version.job_id is None:
+        return False
+    if jobs.get(s, version.job_id).status != "succeeded":
+        return False
+    compared = reports.get(s, version.job_id)["compared_version"]
+    if compared != production.version_id:
         raise Conflict(
-            f"{version.id} is quarantined: its bytes no longer match their digest.",
-            code="version_quarantined",
+            f"{version.id} passed its gate against {compared}, but production is {production.version_id} by "
+            "now. Post the batch again, or set \"force\": true with a reason.",
+            code="production_moved",
         )
+    return True
+
+
+def _check_servable(version: Version, *, force: bool) -> None:
+    _check_whole(version)
     if version.state in ("refused", "candidate") and not force:
         raise Conflict(
             f"{version.id} is {version.state}: no gate has passed it. To serve it all the same, set "
             "the alias 'production' with \"force\": true and a reason.",
             code="version_not_passed",
+        )
+
+
+def _check_whole(version: Version) -> None:
+    if version.state == "quarantined":
+        raise Conflict(
+            f"{version.id} is quarantined: its bytes no longer match their digest.",
+            code="version_quarantined",
         )
 
 
@@ -217,6 +245,9 @@ def _move(
     before = alias.version_id
     alias.version_id, alias.generation = target.id, alias.generation + 1
     if alias.name == PRODUCTION:
+        # Somebody may have found it damaged a moment ago.
+        s.refresh(target, with_for_update=True)
+        _check_whole(target)
         old = s.get_one(Version, before, with_for_update=True, populate_existing=True)
         if old.state == "production":
             old.state = "superseded"

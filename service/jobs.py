@@ -244,6 +244,17 @@ def give_back(
     return "lost" if job is None else _try_again(s, job, reason, max_attempts)
 
 
+def hand_back(s: Session, claim: Claim, reason: str) -> Literal["requeued", "cancelled", "lost"]:
+    """The worker has to go, which is no fault of the job's: it costs none of its attempts."""
+    job = held(s, claim)
+    if job is None:
+        return "lost"
+    job.attempts -= 1
+    outcome = _try_again(s, job, reason, job.attempts + 1)
+    assert outcome != "failed"
+    return outcome
+
+
 def reap(s: Session, max_attempts: int) -> list[tuple[str, Stage, str]]:
     """Free every job whose lease has expired; (job, stage, what became of it) for each."""
     expired = s.scalars(
@@ -258,18 +269,20 @@ def reap(s: Session, max_attempts: int) -> list[tuple[str, Stage, str]]:
     ]
 
 
-def claimable(s: Session, limit: int = 10) -> list[tuple[Stage, str]]:
-    """Jobs that nobody holds, oldest first, with the stage that each waits for."""
-    rows = s.execute(
-        select(Job.stage, Job.id)
+def claimable(s: Session) -> list[tuple[Stage, str]]:
+    """The oldest job that nobody holds, for each stage that one waits for; oldest first."""
+    oldest = (
+        select(Job.stage, Job.id, Job.created_at)
         .where(
             Job.status.in_(("queued", "running")),
             Job.lease_expires_at.is_(None),
             Job.cancel_requested_at.is_(None),
         )
-        .order_by(Job.created_at, Job.id)
-        .limit(limit)
+        .distinct(Job.stage)
+        .order_by(Job.stage, Job.created_at, Job.id)
+        .subquery()
     )
+    rows = s.execute(select(oldest.c.stage, oldest.c.id).order_by(oldest.c.created_at, oldest.c.id))
     return [(stage, job_id) for stage, job_id in rows]
 
 

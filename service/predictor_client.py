@@ -53,6 +53,8 @@ class PredictorClient:
         self._http = httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=httpx2.Timeout(TIMEOUT_SECONDS, connect=2.0),
+            # The predictor's queue says when it is full; waiting for a connection would only hide that.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=100),
             transport=transport,
         )
 
@@ -137,6 +139,10 @@ def _refusal(response: httpx2.Response) -> ServiceError:
             )
         case "bad_request":
             return Invalid(message, code="invalid_request")
+        case "body_too_large":
+            return Invalid(
+                "Too many prompts and candidates for one question; ask in several.", code="body_too_large"
+            )
         case "overloaded":
             wait = response.headers.get("Retry-After", "1")
             return Unavailable(message, code="overloaded", retry_after=int(wait) if wait.isdecimal() else 1)

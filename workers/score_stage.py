@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from factedit.gate import Verdict
 from factedit.specs import GateSpec
 from service import aliases, events, jobs, probes, reports
+from service.errors import Conflict
 from service.jobs import Claim
 from service.settings import Settings
 from service.tables import NOW, PRODUCTION, Alias, Job
@@ -107,7 +108,10 @@ class Comparison:
         passed, promoted = verdict.decision == "pass", False
         if passed and self.claim.promotion == "automatic":
             jobs.note(s, self.claim, phase="promoting")
-            promoted = aliases.promote(s, self.claim, actor=job.actor)
+            try:
+                promoted = aliases.promote(s, self.claim, actor=job.actor)
+            except Conflict as error:
+                raise WorkFailed("corrupt_checkpoint", error.detail) from error
             if not promoted:
                 return False
         self.spent["promoting"] += time.monotonic() - began

@@ -1,6 +1,5 @@
 """What a worker does when a bell rings: claim a job, carry out its stage, and see to it however that ends."""
 
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -96,9 +95,9 @@ class Stages:
         except WorkerStops:
             bound.info("worker_stops")
             self._child.end(GRACE_SECONDS)
-            # Once, and no fault of the job's: it costs none of its attempts.
+            # Tried once: if the database is away too, the lease runs out.
             with suppress(*AWAY), self._database.transaction() as s:
-                jobs.give_back(s, claim, "The worker was told to stop.", sys.maxsize)
+                jobs.hand_back(s, claim, "The worker was told to stop.")
         except Exception as error:
             bound.exception("stage_broke")
             self._child.end()

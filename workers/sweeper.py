@@ -45,6 +45,7 @@ class Sweeper:
         self._settings, self._database, self._doorbell = settings, database, doorbell
         self._busy, self._on_deaf, self._deaf_seconds = busy, on_deaf, deaf_seconds
         self._unanswered_since: float | None = None
+        self._reaps_from = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -59,10 +60,14 @@ class Sweeper:
         with self._database.transaction() as s:
             if not s.scalar(text("select pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
                 return
-            reaped = jobs.reap(s, self._settings.job_max_attempts)
+            reaped = jobs.reap(s, self._settings.job_max_attempts) if self._may_reap() else []
         for job_id, stage, outcome in reaped:
             log.warning("lease_expired", job=job_id, stage=stage, outcome=outcome)
         ring_for_waiting(self._database, self._doorbell)
+
+    def _may_reap(self) -> bool:
+        """While the database was away nobody could renew a lease: each gets another one's time."""
+        return time.monotonic() >= self._reaps_from
 
     def listen(self) -> None:
         """Find out whether this worker still hears its bells."""
@@ -81,6 +86,7 @@ class Sweeper:
                 self.listen()
                 self.sweep()
             except AWAY as error:
+                self._reaps_from = time.monotonic() + self._settings.lease_seconds
                 log.warning("database_away", error=type(error).__name__)
             except Exception:
                 log.exception("sweep_broke")

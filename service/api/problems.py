@@ -111,13 +111,19 @@ def from_service_error(error: ServiceError, request_id: str) -> JSONResponse:
     )
 
 
+AWAY_DETAIL = (
+    "The database does not answer at the moment. If this was a change, it may or may not have been made: "
+    "look, or repeat it under the same Idempotency-Key."
+)
+
+
 def away(request_id: str) -> JSONResponse:
     """The database does not answer."""
     return problem(
         status=503,
         code="database_away",
         title="Not available right now",
-        detail="The database does not answer at the moment; nothing was changed. Try again shortly.",
+        detail=AWAY_DETAIL,
         request_id=request_id,
         headers={"Retry-After": "2"},
     )

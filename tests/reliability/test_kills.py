@@ -49,9 +49,7 @@ def test_a_killed_predictor_disturbs_no_job_and_answers_again(toy: ToyStack, und
         with pytest.raises(Problem) as refusal:
             toy.answer(MODEL, "Germany")
         assert (refusal.value.status, refusal.value.code) == (503, "predictor_away")
-    killed = time.monotonic()
     eventually(lambda: answers(toy, "Germany", "Berlin"), 30)
-    assert time.monotonic() - killed < 30
     assert_ended_as_undisturbed(toy, job_id, undisturbed)
     assert "requeued" not in toy.types(job_id)
 
@@ -67,10 +65,12 @@ def answers(toy: ToyStack, country: str, city: str) -> bool:
 def test_a_stream_of_events_is_taken_up_where_the_killed_api_left_it(toy: ToyStack) -> None:
     job_id = toy.post_slow()
     seen: list[int] = []
+    killed = None
     for event in toy.api.events(job_id):
-        if event["type"] == "progress" and event["id"] not in seen and len(seen) == 3:
-            toy.kill("api")
+        if event["type"] == "progress" and killed is None:
+            killed = toy.kill("api")
         seen.append(event["id"])
+    assert killed is not None
     assert seen == [event.seq for event in toy.events(job_id)]
 
 
@@ -121,7 +121,7 @@ def test_the_same_batch_base_and_seed_make_the_same_weights_in_another_process(
     assert again["overlay_digest"] == edited["overlay_digest"]
 
 
-def test_another_seed_or_batch_makes_other_weights(toy: ToyStack, edited: Json) -> None:
+def test_another_batch_makes_other_weights(toy: ToyStack, edited: Json) -> None:
     other = toy.made(quick("France", "Madrid"), promotion="manual")
     assert other["overlay_digest"] != edited["overlay_digest"]
 
