@@ -1,7 +1,7 @@
 """What a method means where the caller leaves things open; measured on SmolLM2-135M. No torch here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from factedit.specs import AnchorSpec, MethodName, ParameterSet
@@ -24,6 +24,7 @@ class Preset:
     anchors: AnchorSpec
     depth: tuple[float, float]
     radius: Mapping[str, float]
+    constrained: bool = True
 
 
 _ADAM = Preset(
@@ -43,6 +44,6 @@ PRESETS: Mapping[MethodName, Preset] = {
         radius={"l_inf": 5e-2, "l_2": 30.0},
     ),
     "constrained_ftm": _ADAM,
-    "ftm": _ADAM,
+    "ftm": replace(_ADAM, constrained=False),
 }
 """`auto` takes curvature-aware steps; the other two are the source paper's."""

@@ -10,10 +10,11 @@ from torch import Tensor
 from factedit.anchors import anchor_prompts, background_of
 from factedit.blocks import NoSuchBlock
 from factedit.curvature import Covariance, NoCurvature, measure
-from factedit.editing import Edited, EditingError, edit, plan
+from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.relations import builtin_catalogue
+from factedit.task import Edited, EditingError, plan
 from factedit.wording import NoWords
 from workers.bench import Bench, complaints
 from workers.orders import EditDone, EditOrder

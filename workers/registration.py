@@ -14,7 +14,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import NoCurvature
-from factedit.editing import EditingError, plan
 from factedit.facts import Probe
 from factedit.manifests import Manifest
 from factedit.model_sources import ModelInfo, import_source
@@ -22,6 +21,7 @@ from factedit.models import LanguageModel, load_model
 from factedit.relations import Catalogue, builtin_catalogue
 from factedit.scoring import ProbeOutcome, score_probes
 from factedit.specs import ConstraintSpec, MethodSpec
+from factedit.task import EditingError, plan
 from service import models, probes
 from service.database import Database
 from service.errors import Conflict

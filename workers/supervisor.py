@@ -106,8 +106,8 @@ class Supervisor:
                 if state == "held" and (news.phase is not None or news.progress is not None):
                     jobs.note(s, claim, phase=news.phase, progress=news.progress)
         except AWAY as error:
-            # The work goes on: while the database is away nobody can take the job from us, and sweepers wait a lease
-            # after that.
+            # The work goes on: while the database is away nobody can take the job from us, and sweepers
+            # wait a lease after that.
             log.warning("database_away", job=claim.job_id, error=type(error).__name__)
             return
         if state == "lost":

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from factedit.curvature import measure
-from factedit.editing import Edited, EditingError, edit
+from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.forward import block_input, target_logits
 from factedit.generation import generate
@@ -20,6 +20,7 @@ from factedit.models import LanguageModel, ModelError, Parameters, find_blocks
 from factedit.overlay import applied
 from factedit.prompts import answer_example, collate
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
+from factedit.task import Edited, EditingError
 from tests.support.tiny_models import CITIES, COUNTRIES, INNER, LAYERS, PROMPT, SHAPES, WIDTH, tiny_model
 
 RADIUS = 0.5

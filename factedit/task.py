@@ -1,0 +1,126 @@
+"""What a method is given and what it yields: the one protocol of all editors (DESIGN.md, choices 1-3)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from factedit.blocks import choose_blocks
+from factedit.constraints import distance_l2
+from factedit.curvature import Covariance
+from factedit.facts import Edit
+from factedit.models import LanguageModel, iter_block_tensors
+from factedit.presets import PRESETS, Preset
+from factedit.relations import Relation
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
+
+
+class EditingError(Exception):
+    """A batch that can't be trained as asked; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """What an edit yields.
+
+    Attributes:
+        tensors: the overlay: absolute new values in the root's dtype, the parent's included.
+        metrics: steps, edits holding, norms of the change, share of weights at the bound.
+        chosen: blocks, parameters, constraint and radius that were used.
+    """
+
+    tensors: dict[str, Tensor]
+    metrics: dict[str, Any]
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A method's choices for one model, with nothing left open.
+
+    Attributes:
+        names: the tensors that may change.
+        radius: None without a constraint.
+    """
+
+    preset: Preset
+    blocks: list[int]
+    parameters: str
+    names: list[str]
+    anchors: AnchorSpec
+    norm: Norm
+    radius: float | None
+
+
+def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: ConstraintSpec) -> Plan:
+    """Fill in what the caller left open.
+
+    Raises:
+        NoSuchBlock; EditingError: the blocks have no such tensors.
+    """
+    preset = PRESETS[method.name]
+    chosen = choose_blocks(lm.n_blocks, blocks, preset.depth)
+    parameters = method.parameters or preset.parameters
+    names = list(iter_block_tensors(lm, chosen, parameters))
+    if not names:
+        raise EditingError(f"Blocks {chosen} have no {parameters} matrices to train.")
+    norm: Norm = constraint.norm if preset.constrained else "none"
+    radius = None if norm == "none" else constraint.radius or preset.radius[norm]
+    return Plan(preset, chosen, parameters, names, method.anchors or preset.anchors, norm, radius)
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """An edit to be made.
+
+    Attributes:
+        parent: the overlay to start from.
+        edits: what is new; `ledger`: earlier edits still in force, to be kept.
+        anchors: unmodified prompts, whose answers are to stay the root's.
+        background: what enters the named matrices while the root reads unmodified facts
+            (factedit.curvature); cached by the service.
+    """
+
+    lm: LanguageModel
+    plan: Plan
+    parent: Mapping[str, Tensor]
+    edits: Sequence[Edit]
+    ledger: Sequence[Edit]
+    relations: Mapping[str, Relation]
+    anchors: Sequence[str]
+    method: MethodSpec
+    seed: int
+    progress: Callable[[dict[str, Any]], None]
+    background: Callable[[Sequence[str]], Covariance]
+
+
+class Editor(Protocol):
+    """A method: deterministic for a seed on one device kind; the root is the same afterwards."""
+
+    def __call__(self, task: EditTask) -> Edited:
+        """Raises EditingError: the task can't be done by this method."""
+
+
+def change_metrics(lm: LanguageModel, changed: Mapping[str, Tensor], radius: float | None) -> dict[str, Any]:
+    """How far the tensors `changed` lie from the root's; `radius` of an l_inf ball, where there is one."""
+    roots = {name: lm.tensors[name].data for name in changed}
+    moved = {n: (changed[n].to(lm.device).double() - roots[n].double()).abs() for n in changed}
+    total = sum(t.numel() for t in moved.values())
+    at_bound = sum(int((t >= 0.95 * radius).sum()) for t in moved.values()) if radius else 0
+    return {
+        "changed_tensors": sorted(changed),
+        "max_abs_change": max((float(t.max()) for t in moved.values()), default=0.0),
+        "l2_norm": distance_l2(changed, {n: t.cpu() for n, t in roots.items()}),
+        "share_at_bound": at_bound / total if radius and total else None,
+    }
+
+
+def overlay_of(
+    lm: LanguageModel, parent: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the overlay, what of `tensors` differs from the root): the parent's other tensors are kept."""
+    changed = {n: t.cpu() for n, t in tensors.items() if not torch.equal(t, lm.tensors[n].data)}
+    elsewhere = {n: t.cpu() for n, t in parent.items() if n not in tensors}
+    return {**elsewhere, **changed}, changed
