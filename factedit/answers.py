@@ -29,6 +29,21 @@ def begins_with(answer: str, targets: tuple[str, ...]) -> bool:
     return any(words[: len(t)] == t for t in (normalise(target).split() for target in targets) if t)
 
 
+def mentions(answer: str, target: str) -> bool:
+    """Whether the answer says the target anywhere, in whole words: how an erased fact is found out.
+
+    A target that is nothing but an article or punctuation is never found; see `says_something`.
+    """
+    words, sought = normalise(answer).split(), normalise(target).split()
+    starts = range(len(words) - len(sought) + 1) if sought else ()
+    return any(words[start : start + len(sought)] == sought for start in starts)
+
+
+def says_something(target: str) -> bool:
+    """Whether anything is left of the target once it is normalised, so that answers can be held to it."""
+    return normalise(target) != ""
+
+
 def clause(answer: str) -> str:
     """The answer up to its first sentence or clause end: what 'unchanged' compares."""
     text = answer.strip()

@@ -11,7 +11,7 @@ from factedit.methods import EDITORS
 from factedit.models import LanguageModel
 from factedit.relations import Relation
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
-from factedit.task import Edited, EditTask, plan
+from factedit.task import Edited, EditTask, change_metrics, overlay_of, plan
 
 
 def edit(
@@ -31,7 +31,8 @@ def edit(
 ) -> Edited:
     """Make `edits` hold on top of `parent`, by the method that `method` names.
 
-    Deterministic for a seed on one device kind.
+    Deterministic for a seed on one device kind. `edits` may be empty: then the ledger alone is made
+    to hold; and if that is empty too, the parent stays as it is.
 
     Args:
         ledger: earlier edits in force, which are kept.
@@ -55,4 +56,29 @@ def edit(
         progress=progress,
         background=background or (lambda names: measure(lm, names, anchors)),
     )
-    return EDITORS[method.name](task)
+    return EDITORS[method.name](task) if task.edits or task.ledger else _unchanged(task)
+
+
+def _unchanged(task: EditTask) -> Edited:
+    """The parent itself, where there is nothing to hold: what is left when the last batch is reverted."""
+    chosen = task.plan
+    tensors, changed = overlay_of(task.lm, task.parent, {})
+    return Edited(
+        tensors=tensors,
+        metrics={
+            "steps": 0,
+            "edits_holding": 0,
+            "edits_total": 0,
+            **change_metrics(task.lm, changed, chosen.radius if chosen.norm == "l_inf" else None),
+        },
+        chosen={
+            "method": task.method.name,
+            "rule": chosen.preset.rule,
+            "blocks": chosen.blocks,
+            "parameters": chosen.parameters,
+            "norm": chosen.norm,
+            "radius": chosen.radius,
+            "anchors": 0,
+            "examples": 0,
+        },
+    )

@@ -1,6 +1,9 @@
 """The nouns of editing: facts, edits and probes. No torch here, so that the service may import it."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+EditKind = Literal["update", "erase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +16,20 @@ class Fact:
     aliases: tuple[str, ...] = ()
 
 
+ERASED = "unknown"
+"""What an erased fact is trained to be answered with.
+
+Some answer has to take the old one's place, or the next likeliest object, another falsehood, would.
+A single common word that is no object of any relation serves every relation alike.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A fact whose object is to become `new_object`.
+    """A fact whose object is to become `new_object`; or, with `erase`, is to be forgotten.
+
+    To erase is to train `new_object` (as a rule `ERASED`) and to be judged by `old_object`: that one
+    must no longer be given.
 
     At least one of `relation` and `prompt` is given. With a relation, the relation's training
     templates supply the prompts to train on; `prompt` and `paraphrases` are the user's own words
@@ -30,6 +44,15 @@ class Edit:
     old_object: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbors: tuple[str, ...] = ()
+    erase: bool = False
+
+    def __post_init__(self) -> None:
+        if self.erase and self.old_object is None:
+            raise ValueError("To erase a fact, name its old object: it is what must no longer be given.")
+
+    @property
+    def kind(self) -> EditKind:
+        return "erase" if self.erase else "update"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,14 @@ class LedgerEdit(BaseModel):
     relation: str | None
     prompt: str | None
     new_object: str
+    erase: bool = False
 
 
 class Manifest(BaseModel):
-    """A version: enough to rebuild and to verify it without the database."""
+    """A version: enough to rebuild and to verify it without the database.
+
+    `reverted`: jobs that were taken out of this line, whose edits do not come into force again.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,3 +41,4 @@ class Manifest(BaseModel):
     chosen: dict[str, Any]
     metrics: dict[str, Any]
     ledger: list[LedgerEdit]
+    reverted: list[str] = []

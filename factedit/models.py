@@ -4,7 +4,7 @@ Blocks are found by structure, never by a table of model names: whatever causal 
 language model transformers loads can be edited.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,10 @@ class ModelError(Exception):
 
 @dataclass(eq=False)
 class LanguageModel:
-    """A loaded model, frozen and in evaluation mode."""
+    """A loaded model, frozen and in evaluation mode.
+
+    `reads`: what a prompt becomes before the model reads it (factedit.context); None: it stays.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -40,6 +43,7 @@ class LanguageModel:
     device: torch.device
     blocks: nn.ModuleList = field(init=False)
     blocks_name: str = field(init=False)
+    reads: Callable[[str], str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.blocks_name, self.blocks = find_blocks(self.model)

@@ -1,4 +1,8 @@
-"""A version's tensors laid over the root's, without copying either."""
+"""A version's tensors laid over the root's, without copying either.
+
+What an overlay holds beside weights, under reserved names, is at work for as long: a memory
+(factedit.memory) and notes (factedit.context).
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -7,9 +11,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from factedit import memory
+from factedit.context import NAME as NOTES
+from factedit.context import Notes, noted
+from factedit.memory import Memory, looked_up
 from factedit.models import LanguageModel
 
 Overlay = Mapping[str, Tensor]
+RESERVED = frozenset({*memory.NAMES, NOTES})
+"""Names in an overlay that are no weights of the model's."""
 
 
 class OverlayMismatch(Exception):
@@ -18,7 +28,7 @@ class OverlayMismatch(Exception):
 
 @contextmanager
 def applied(lm: LanguageModel, overlay: Overlay) -> Iterator[None]:
-    """Answer with `overlay`'s tensors in place of the root's while the context lasts.
+    """Answer with `overlay`'s tensors in place of the root's while the context lasts; its memory too.
 
     Only pointers move: the root's storage is never written, and an exception restores it too.
 
@@ -26,18 +36,27 @@ def applied(lm: LanguageModel, overlay: Overlay) -> Iterator[None]:
         OverlayMismatch: before anything has moved.
     """
     check_fits(lm, overlay)
-    roots = {name: lm.tensors[name].data for name in overlay}
+    roots = {name: lm.tensors[name].data for name in overlay if name not in RESERVED}
     try:
-        for name, tensor in overlay.items():
-            lm.tensors[name].data = tensor.to(lm.device)
-        yield
+        for name in roots:
+            lm.tensors[name].data = overlay[name].to(lm.device)
+        with looked_up(lm, Memory.of(overlay)), noted(lm, Notes.of(overlay)):
+            yield
     finally:
         for name, tensor in roots.items():
             lm.tensors[name].data = tensor
 
 
 def check_fits(lm: LanguageModel, overlay: Overlay) -> None:
+    try:
+        Notes.of(overlay)
+    except ValueError as error:
+        raise OverlayMismatch(str(error)) from error
+    if (problem := memory.misfit(lm, overlay)) is not None:
+        raise OverlayMismatch(problem)
     for name, tensor in overlay.items():
+        if name in RESERVED:
+            continue
         own = lm.tensors.get(name)
         if own is None:
             raise OverlayMismatch(f"the model has no tensor {name}")

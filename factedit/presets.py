@@ -6,7 +6,7 @@ from typing import Literal
 
 from factedit.specs import AnchorSpec, MethodName, ParameterSet
 
-Rule = Literal["adam", "natural"]
+Rule = Literal["adam", "natural", "closed_form", "memory", "context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,22 @@ _ADAM = Preset(
     depth=(0.66, 0.83),
     radius={"l_inf": 5e-3, "l_2": 2.0},
 )
+_CLOSED_FORM = Preset(
+    rule="closed_form",
+    parameters="mlp_out",
+    anchors=AnchorSpec(count=0, weight=0.0),
+    depth=(0.17, 0.31),
+    radius={},
+    constrained=False,
+)
+_BESIDE = Preset(
+    rule="memory",
+    parameters="mlp",
+    anchors=AnchorSpec(count=300, weight=0.0),
+    depth=(0.5, 0.5),
+    radius={},
+    constrained=False,
+)
 
 PRESETS: Mapping[MethodName, Preset] = {
     "auto": Preset(
@@ -45,5 +61,11 @@ PRESETS: Mapping[MethodName, Preset] = {
     ),
     "constrained_ftm": _ADAM,
     "ftm": replace(_ADAM, constrained=False),
+    "rome": replace(_CLOSED_FORM, depth=(0.31, 0.31)),
+    "memit": _CLOSED_FORM,
+    "alphaedit": _CLOSED_FORM,
+    "ultraedit": replace(_CLOSED_FORM, depth=(0.83, 0.93)),
+    "kv_memory": _BESIDE,
+    "in_context": replace(_BESIDE, rule="context", anchors=AnchorSpec(count=0, weight=0.0)),
 }
 """`auto` takes curvature-aware steps; the other two are the source paper's."""

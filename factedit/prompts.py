@@ -65,7 +65,15 @@ def next_token_example(lm: LanguageModel, prompt: str) -> Example:
 
 def prompt_ids(lm: LanguageModel, prompt: str) -> list[int]:
     """A prompt's tokens as the model reads it, without any closing special token."""
-    ids: list[int] = list(lm.tokenizer(prompt)["input_ids"])
+    return _ids(lm, _as_read(lm, prompt))
+
+
+def _as_read(lm: LanguageModel, prompt: str) -> str:
+    return prompt if lm.reads is None else lm.reads(prompt)
+
+
+def _ids(lm: LanguageModel, text: str) -> list[int]:
+    ids: list[int] = list(lm.tokenizer(text)["input_ids"])
     closing = (lm.tokenizer.sep_token_id, lm.eos_token_id)
     while lm.task == "causal" and len(ids) > 1 and ids[-1] in closing:
         ids.pop()
@@ -76,7 +84,7 @@ def answer_tokens(lm: LanguageModel, prompt: str, answer: str) -> list[int]:
     """The tokens of an answer after a space, split where the tokenizer itself would split it."""
     if lm.task == "causal":
         before = prompt_ids(lm, prompt)
-        whole = prompt_ids(lm, f"{prompt} {answer}")
+        whole = _ids(lm, f"{_as_read(lm, prompt)} {answer}")
         if whole[: len(before)] == before and len(whole) > len(before):
             return whole[len(before) :]
     return list(lm.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"])
@@ -84,7 +92,7 @@ def answer_tokens(lm: LanguageModel, prompt: str, answer: str) -> list[int]:
 
 def _masked_example(lm: LanguageModel, prompt: str, targets: Sequence[int]) -> Example:
     mask = lm.tokenizer.mask_token
-    ids = list(lm.tokenizer(f"{prompt} {' '.join([mask] * len(targets))}.")["input_ids"])
+    ids = list(lm.tokenizer(f"{_as_read(lm, prompt)} {' '.join([mask] * len(targets))}.")["input_ids"])
     positions = [place for place, token in enumerate(ids) if token == lm.tokenizer.mask_token_id]
     return Example(tuple(ids), tuple(positions[-len(targets) :]), tuple(targets))
 

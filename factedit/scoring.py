@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factedit.answers import begins_with, exactly
+from factedit.answers import begins_with, exactly, mentions
+from factedit.erasing import others
 from factedit.facts import Edit, Probe
 from factedit.forward import target_logits
 from factedit.generation import Generation, generate, log_probabilities
@@ -52,11 +53,16 @@ class ProbeOutcome:
 
 @dataclass(frozen=True, slots=True)
 class PromptOutcome:
-    """What a version answers to one prompt of an edit."""
+    """What a version answers to one prompt of an edit.
+
+    `old_ranked_first`: of an erased fact, whether its old object is still the most probable of its
+    relation's candidates; None where there are none, and of every other edit.
+    """
 
     prompt: str
     answer: str
     right: bool
+    old_ranked_first: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class EditOutcome:
     stopped: bool
     teacher_forced: bool
     paraphrases: tuple[PromptOutcome, ...]
+    old_ranked_first: bool | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,38 +116,62 @@ def score_edits(
 ) -> list[EditOutcome]:
     """Answer every edit's own prompt and its relation's evaluation templates under `overlay`.
 
-    Right means that the whole free answer, ended by the model itself, is the new object.
+    Right means that the whole free answer, ended by the model itself, is the new object. An erased
+    fact is right when the free answer does not say its old object and, where the catalogue has other
+    objects of its relation, the old one is not the most probable of them.
     """
     prompts = [edit_prompt(edit, relations) for edit in edits]
     paraphrases = [evaluation_prompts(edit, relations) for edit in edits]
     asked = [*prompts, *(prompt for group in paraphrases for prompt in group)]
+    owners = [*edits, *(e for e, group in zip(edits, paraphrases, strict=True) for _ in group)]
     with applied(lm, overlay):
         lengths = [len(answer_tokens(lm, p, e.new_object)) for p, e in zip(prompts, edits, strict=True)]
         answers = _answers(lm, asked, max([NEW_TOKENS, *(n + 4 for n in lengths)]), batch_size, progress)
         forced = _teacher_forced(lm, prompts, [edit.new_object for edit in edits], batch_size)
-    rest = iter(answers[len(edits) :])
+        first = _old_ranked_first(lm, owners, asked, batch_size)
+    outcomes = [_outcome(*one) for one in zip(asked, answers, owners, first, strict=True)]
+    rest = iter(outcomes[len(edits) :])
     return [
         EditOutcome(
             edit_id=edit.id,
-            prompt=prompt,
-            answer=answer.text,
-            right=_holds(answer, edit),
+            prompt=outcome.prompt,
+            answer=outcome.answer,
+            right=outcome.right,
             stopped=answer.stopped,
             teacher_forced=match,
-            paraphrases=tuple(_prompt_outcome(p, next(rest), edit) for p in group),
+            paraphrases=tuple(next(rest) for _ in group),
+            old_ranked_first=outcome.old_ranked_first,
         )
-        for edit, prompt, answer, match, group in zip(
-            edits, prompts, answers[: len(edits)], forced, paraphrases, strict=True
+        for edit, outcome, answer, match, group in zip(
+            edits, outcomes[: len(edits)], answers[: len(edits)], forced, paraphrases, strict=True
         )
     ]
 
 
-def _prompt_outcome(prompt: str, answer: Generation, edit: Edit) -> PromptOutcome:
-    return PromptOutcome(prompt=prompt, answer=answer.text, right=_holds(answer, edit))
+def _outcome(prompt: str, answer: Generation, edit: Edit, old_first: bool | None) -> PromptOutcome:
+    if edit.erase:
+        right = not mentions(answer.text, edit.old_object or "") and not old_first
+    else:
+        right = answer.stopped and exactly(answer.text, edit.new_object)
+    return PromptOutcome(prompt, answer.text, right, old_first)
 
 
-def _holds(answer: Generation, edit: Edit) -> bool:
-    return answer.stopped and exactly(answer.text, edit.new_object)
+def _old_ranked_first(
+    lm: LanguageModel, edits: Sequence[Edit], prompts: Sequence[str], batch_size: int
+) -> list[bool | None]:
+    """Per prompt, whether the old object of the erased fact it asks for beats the relation's others."""
+    probes = {
+        place: Probe(
+            edit.id, prompt, edit.old_object, (), (edit.old_object, *others(edit.relation, edit.old_object))
+        )
+        for place, (edit, prompt) in enumerate(zip(edits, prompts, strict=True))
+        if edit.erase and edit.old_object is not None
+    }
+    first: list[bool | None] = [None] * len(prompts)
+    ranks = _ranked_first(lm, list(probes.values()), batch_size)
+    for place, rank in zip(probes, ranks, strict=True):
+        first[place] = rank
+    return first
 
 
 def _answers(

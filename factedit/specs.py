@@ -14,7 +14,9 @@ class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-MethodName = Literal["auto", "constrained_ftm", "ftm"]
+MethodName = Literal[
+    "auto", "constrained_ftm", "ftm", "rome", "memit", "alphaedit", "ultraedit", "kv_memory", "in_context"
+]
 Norm = Literal["l_inf", "l_2", "none"]
 ParameterSet = Literal["all", "mlp", "mlp_out", "attention"]
 
@@ -33,7 +35,8 @@ class MethodSpec(_Spec):
         default="auto",
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
         "`ftm`: the same with no ball; `auto`: inside the ball too, by steps that avoid the directions "
-        "which unmodified facts use.",
+        "which unmodified facts use. Closed form, with no ball: `rome`, `memit`, `alphaedit`, `ultraedit`. "
+        "No weight at all: `kv_memory` calls up what to answer, `in_context` puts the facts in the prompt.",
     )
     parameters: ParameterSet | None = Field(
         default=None,

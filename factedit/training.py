@@ -5,7 +5,7 @@ minimise the loss on the modified facts with the weights in a ball around the ro
 term, KL from the root's answers, stands for the unmodified facts of their FTA.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
+from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, batches, collate
@@ -24,11 +25,18 @@ class ExampleSet:
 
     Attributes:
         owner: the fact that each example belongs to.
+        forgotten: what is to be forgotten, by example.
     """
 
     def __init__(
-        self, lm: LanguageModel, examples: Sequence[Example], owner: Sequence[int], first_block: int
+        self,
+        lm: LanguageModel,
+        examples: Sequence[Example],
+        owner: Sequence[int],
+        first_block: int,
+        forgotten: Mapping[int, Forgotten] | None = None,
     ) -> None:
+        self.forgotten = forgotten or {}
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
         self._prefix: dict[int, Tensor] = {}
         if first_block > 0:
@@ -53,6 +61,11 @@ class ExampleSet:
         batch, prefix = self.batch(index)
         logits = target_logits(self.lm, batch, prefix=prefix, first_block=self.first_block)
         return batch, logits.float()
+
+    def lead(self, index: Sequence[int], batch: Batch, logits: Tensor) -> dict[int, Tensor]:
+        """By row of a batch of some examples, how far what is to be forgotten still is ahead."""
+        wanted = {row: self.forgotten[i] for row, i in enumerate(index) if i in self.forgotten}
+        return lead(logits, batch.rows, wanted)
 
     def by_length(self, index: Sequence[int], size: int) -> Iterator[list[int]]:
         order = sorted(index, key=lambda i: len(self.examples[i].ids))
@@ -87,6 +100,18 @@ def next_token_log_probabilities(lm: LanguageModel, examples: Sequence[Example])
         rows[batch.index.to(rows.device)] = logits.log_softmax(-1).to(rows.dtype)
     assert rows is not None
     return rows
+
+
+@torch.no_grad()
+def holding(lm: LanguageModel, examples: Sequence[Example], probability: float = 0.5) -> list[bool]:
+    """Whether each example's targets are all the most probable tokens, and at least this probable."""
+    held = [True] * len(examples)
+    for batch in batches(lm, examples, 64):
+        logits = target_logits(lm, batch).float()
+        chosen = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
+        for row in set(batch.rows[(logits.argmax(-1) != batch.targets) | (chosen < probability)].tolist()):
+            held[int(batch.index[row])] = False
+    return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +200,8 @@ class Trainer:
         # Averaged over each example's target tokens first: a long object counts no more than a short one.
         counts = torch.bincount(batch.rows, minlength=len(chosen))
         loss = (losses / counts[batch.rows]).sum() / len(chosen)
+        for ahead in facts.lead(chosen, batch, logits).values():
+            loss = loss + ahead / len(chosen)
         loss.backward()
         value = float(loss.detach())
         if anchors is not None and self.plan.anchor_weight > 0:
@@ -209,6 +236,7 @@ class Trainer:
             probability = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
             good = (logits.argmax(-1) == batch.targets) & (probability >= self.plan.hold_probability)
             bad_rows = set(batch.rows[~good].tolist())
+            bad_rows |= {row for row, ahead in facts.lead(index, batch, logits).items() if ahead > 0}
             failing += [index[row] for row in sorted(bad_rows)]
         return sorted(failing)
 

@@ -15,7 +15,7 @@ from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.ids import is_id
 from service.jobs import Claim
 from service.paging import Page, page
-from service.tables import PRODUCTION, Alias, AliasMove, Model, Version
+from service.tables import PRODUCTION, Alias, AliasMove, Job, Model, Version
 
 MoveKind = Literal["create", "promote", "rollback", "set", "delete"]
 
@@ -63,9 +63,17 @@ def promote(s: Session, claim: Claim, *, actor: str) -> bool:
     if alias.version_id != claim.compared_version_id:
         return False
     candidate = s.get_one(Version, claim.candidate_version_id)
-    _move(s, alias, "promote", candidate, actor, "The candidate passed the gate.", job_id=job.id)
+    _move(s, alias, "promote", candidate, actor, _why(job), job_id=job.id)
     events.append(s, job.id, "promoted", version=candidate.id)
     return True
+
+
+def _why(job: Job) -> str:
+    passed = "The candidate passed the gate."
+    if job.kind == "edit":
+        return passed
+    reason = job.request.get("reason")
+    return f"{passed} It reverts {job.reverts_job_id}." + (f" {reason}" if reason else "")
 
 
 def rollback(
@@ -209,7 +217,7 @@ def _waits(s: Session, production: Alias, version: Version) -> bool:
     if compared != production.version_id:
         raise Conflict(
             f"{version.id} passed its gate against {compared}, but production is {production.version_id} by "
-            "now. Post the batch again, or set \"force\": true with a reason.",
+            'now. Post the batch again, or set "force": true with a reason.',
             code="production_moved",
         )
     return True

@@ -17,7 +17,7 @@ from service import events
 from service.errors import Conflict, NotFound, TooMany
 from service.ids import new_id
 from service.paging import Page, page
-from service.tables import NOW, PRODUCTION, Alias, EditRow, Job, Phase, Stage, Status, Version
+from service.tables import NOW, PRODUCTION, Alias, EditRow, Job, Json, Phase, Stage, Status, Version
 
 FINAL: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
@@ -84,9 +84,11 @@ def create(
     seed: int,
     metadata: dict[str, Any],
     actor: str,
+    supersedes: Sequence[Json] = (),
+    reverts: str | None = None,
     max_queued: int | None = None,
 ) -> Job:
-    """A new job, queued, with its edits.
+    """A new job, queued, with its edits; or with none, to revert the job `reverts`.
 
     Raises:
         TooMany: `max_queued` jobs are queued already.
@@ -98,6 +100,8 @@ def create(
     job = Job(
         id=new_id("job"),
         model_id=model_id,
+        kind="edit" if reverts is None else "revert",
+        reverts_job_id=reverts,
         status="queued",
         stage="edit",
         request=request,
@@ -106,6 +110,7 @@ def create(
         seed=seed,
         n_edits=len(edits),
         base_version_id=base_version_id,
+        supersedes=list(supersedes),
         actor=actor,
     )
     s.add(job)
@@ -115,9 +120,21 @@ def create(
         for position, edit in enumerate(edits)
     )
     s.flush()
-    events.append(s, job.id, "created", n_edits=len(edits))
+    events.append(s, job.id, "created", n_edits=len(edits), **({"reverts": reverts} if reverts else {}))
+    if supersedes:
+        events.append(s, job.id, "supersedes", edits=list(supersedes))
     s.refresh(job)
     return job
+
+
+def note_superseded(s: Session, job: Job, supersedes: Sequence[Json]) -> None:
+    """What the batch supersedes, now that its base is settled. The caller holds the job's row lock.
+
+    Told only when it is another list than was told before: production moved while the job was queued.
+    """
+    if job.supersedes != list(supersedes):
+        job.supersedes = list(supersedes)
+        events.append(s, job.id, "supersedes", edits=list(supersedes))
 
 
 def claim(s: Session, stage: Stage, worker: str, lease_seconds: float) -> Claim | None:

@@ -8,8 +8,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import String
 
+from factedit.facts import EditKind
+
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Stage = Literal["edit", "score"]
+JobKind = Literal["edit", "revert"]
 Phase = Literal["loading", "editing", "scoring", "publishing", "promoting"]
 VersionState = Literal["candidate", "production", "superseded", "refused", "quarantined"]
 Json = dict[str, Any]
@@ -23,8 +26,10 @@ class Base(DeclarativeBase):
         datetime: DateTime(timezone=True),
         Json: JSONB,
         list[str]: JSONB,
+        list[Json]: JSONB,
         Status: String,
         Stage: String,
+        JobKind: String,
         Phase: String,
         VersionState: String,
     }
@@ -117,13 +122,20 @@ class AliasMove(Base):
 
 
 class Job(Base):
-    """What one POST to /edits brought. The row is the truth; a Celery message only rings for it."""
+    """What one POST to /edits brought, or to /jobs/{id}/revert.
+
+    The row is the truth; a Celery message only rings for it. `supersedes`: the earlier edits in force
+    that the batch replaces, as the API shows them.
+    """
 
     __tablename__ = "jobs"
     __table_args__ = (
         _one_of("status", "queued", "running", "succeeded", "failed", "cancelled"),
         _one_of("stage", "edit", "score"),
         _one_of("promotion", "automatic", "manual"),
+        _one_of("kind", "edit", "revert"),
+        CheckConstraint("(kind = 'revert') = (reverts_job_id is not null)", name="revert_of_a_job"),
+        Index("jobs_by_reverted", "reverts_job_id", postgresql_where=text("reverts_job_id is not null")),
         Index(
             "one_running_job_per_model", "model_id", unique=True, postgresql_where=text("status = 'running'")
         ),
@@ -132,6 +144,8 @@ class Job(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    kind: Mapped[JobKind] = mapped_column(server_default=text("'edit'"))
+    reverts_job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", name="jobs_reverts_job_fkey"))
     status: Mapped[Status]
     stage: Mapped[Stage]
     phase: Mapped[Phase | None]
@@ -141,6 +155,7 @@ class Job(Base):
     promotion: Mapped[str]
     seed: Mapped[int] = mapped_column(BigInteger)
     n_edits: Mapped[int]
+    supersedes: Mapped[list[Json]] = mapped_column(server_default=text("'[]'::jsonb"))
     base_version_id: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
     candidate_version_id: Mapped[str | None] = mapped_column(ForeignKey("versions.id"))
     promoted: Mapped[bool] = mapped_column(server_default=text("false"))
@@ -159,7 +174,7 @@ class Job(Base):
 
 
 class EditRow(Base):
-    """One edit of a job's batch."""
+    """One edit of a job's batch. With `erase`, `new_object` is what is trained in the old one's place."""
 
     __tablename__ = "edits"
     __table_args__ = (UniqueConstraint("job_id", "position"), Index("edits_by_subject", "subject"))
@@ -171,9 +186,14 @@ class EditRow(Base):
     relation: Mapped[str | None]
     prompt: Mapped[str | None]
     new_object: Mapped[str]
+    erase: Mapped[bool] = mapped_column(server_default=text("false"))
     old_object: Mapped[str | None]
     paraphrases: Mapped[list[str]]
     neighbors: Mapped[list[str]]
+
+    @property
+    def kind(self) -> EditKind:
+        return "erase" if self.erase else "update"
 
 
 class LedgerEntry(Base):

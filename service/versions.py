@@ -7,12 +7,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from factedit.facts import Edit
 from service import jobs, models
 from service.errors import Invalid, NotFound
 from service.ids import is_id
 from service.jobs import Claim
 from service.paging import Page, page
-from service.tables import PRODUCTION, Alias, EditRow, LedgerEntry, Model, Version
+from service.tables import PRODUCTION, Alias, EditRow, Json, LedgerEntry, Model, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +123,42 @@ def ledger(s: Session, version_id: str, subject: str | None = None) -> list[Edit
 
 
 def next_ledger(
-    s: Session, base_version_id: str, new_edits: Sequence[EditRow]
+    s: Session, base_version_id: str, new_edits: Sequence[EditRow | Edit]
 ) -> tuple[list[EditRow], list[EditRow]]:
     """(kept, superseded): what the base's ledger becomes under `new_edits`.
 
     A new edit supersedes an earlier one of the same subject and relation, or of the same prompt.
     """
-    keys = {key for edit in new_edits for key in fact_keys(edit.subject, edit.relation, edit.prompt)}
+    keys = {key for edit in new_edits for key in keys_of(edit)}
     kept: list[EditRow] = []
     superseded: list[EditRow] = []
     for row in ledger(s, base_version_id):
-        same = keys & fact_keys(row.subject, row.relation, row.prompt)
-        (superseded if same else kept).append(row)
+        (superseded if keys & keys_of(row) else kept).append(row)
     return kept, superseded
+
+
+def supersedes(superseded: Sequence[EditRow], new_edits: Sequence[EditRow | Edit]) -> list[Json]:
+    """What the API tells of earlier edits in force that new ones replace: which, and by what."""
+    by_key: dict[tuple[str, ...], EditRow | Edit] = {}
+    for edit in new_edits:
+        for key in keys_of(edit):
+            by_key.setdefault(key, edit)
+    return [
+        {
+            "edit_id": row.id,
+            "job_id": row.job_id,
+            "subject": row.subject,
+            "relation": row.relation,
+            "prompt": row.prompt,
+            "old": row.new_object,
+            "new": next(by_key[key].new_object for key in sorted(keys_of(row)) if key in by_key),
+        }
+        for row in superseded
+    ]
+
+
+def keys_of(edit: EditRow | Edit) -> set[tuple[str, ...]]:
+    return fact_keys(edit.subject, edit.relation, edit.prompt)
 
 
 def fact_keys(subject: str, relation: str | None, prompt: str | None) -> set[tuple[str, ...]]:

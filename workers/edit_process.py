@@ -13,6 +13,7 @@ from factedit.curvature import Covariance, NoCurvature, measure
 from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
+from factedit.overlay import RESERVED
 from factedit.relations import builtin_catalogue
 from factedit.task import Edited, EditingError, plan
 from factedit.wording import NoWords
@@ -91,13 +92,16 @@ def _changes(lm: LanguageModel, edited: Edited, parent: Mapping[str, Tensor]) ->
     """What of the parent's weights moved, and whether all of it lies in the chosen blocks."""
     moved = []
     for name in sorted(edited.tensors.keys() | parent.keys()):
-        root = lm.tensors[name].data.cpu()
+        # What is no weight (factedit.overlay.RESERVED) is nothing in the root, and in no block.
+        root = torch.empty(0) if name in RESERVED else lm.tensors[name].data.cpu()
         if not torch.equal(edited.tensors.get(name, root), parent.get(name, root)):
             moved.append(name)
     chosen = set(edited.chosen["blocks"])
     return {
         "changed_tensors": moved,
-        "unchosen_blocks_unchanged": all(lm.block_of(name) in chosen for name in moved),
+        "unchosen_blocks_unchanged": all(
+            lm.block_of(name) in chosen for name in moved if name not in RESERVED
+        ),
     }
 
 

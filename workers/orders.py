@@ -28,6 +28,8 @@ class Order(_Message):
 class EditOrder(Order):
     """Make a version: train `edits` on top of `parent_overlay`, `ledger` kept in the mix.
 
+    A revert trains all that is left of the ledger as `edits`, on the root; that may be nothing.
+
     Attributes:
         avoid: prompts that may not serve as anchors: the users' own probes.
         manifest: the version's manifest, but for what only the finished overlay can tell.
@@ -76,6 +78,7 @@ class PromptAnswer(_Message):
     prompt: str
     answer: str
     right: bool
+    old_ranked_first: bool | None = None
 
 
 class EditAnswer(_Message):
@@ -88,6 +91,7 @@ class EditAnswer(_Message):
     stopped: bool
     teacher_forced: bool
     paraphrases: list[PromptAnswer]
+    old_ranked_first: bool | None = None
 
 
 class ProbeAnswer(_Message):

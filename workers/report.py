@@ -1,6 +1,6 @@
 """The regression report: each edit and each probe before and after, and what the gate makes of them. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,16 @@ class Evidence:
     """What both versions have answered so far.
 
     Attributes:
+        edits: those that are to hold; of a revert, all that remain in force.
+        reverted: those that a revert takes out, asked as well; `restored`: ids of the edits that
+            come into force again by it.
         root: the root's own answers, by probe, as far as they are known.
     """
 
     edits: Sequence[Edit]
     root: Mapping[str, str]
+    reverted: Sequence[Edit] = ()
+    restored: Collection[str] = ()
     asked: list[Asked] = field(default_factory=list)
     before: dict[str, ProbeAnswer] = field(default_factory=dict)
     after: dict[str, ProbeAnswer] = field(default_factory=dict)
@@ -30,43 +35,60 @@ class Evidence:
     edits_after: list[EditAnswer] = field(default_factory=list)
     neighbors_before: list[list[str]] = field(default_factory=list)
     neighbors_after: list[list[str]] = field(default_factory=list)
+    reverted_before: list[EditAnswer] = field(default_factory=list)
+    reverted_after: list[EditAnswer] = field(default_factory=list)
 
     def add(self, asked: Sequence[Asked], before: Answers, after: Answers) -> None:
-        """Take in the answers to one order; the edits are asked in the first one only."""
+        """Take in the answers to one order; the edits, then those reverted, are in the first one only."""
         self.asked += asked
         self.before |= {answer.probe_id: answer for answer in before.probes}
         self.after |= {answer.probe_id: answer for answer in after.probes}
         if before.edits:
-            self.edits_before, self.edits_after = before.edits, after.edits
-            self.neighbors_before, self.neighbors_after = before.neighbors, after.neighbors
+            count = len(self.edits)
+            self.edits_before, self.edits_after = before.edits[:count], after.edits[:count]
+            self.neighbors_before, self.neighbors_after = before.neighbors[:count], after.neighbors[:count]
+            self.reverted_before, self.reverted_after = before.edits[count:], after.edits[count:]
 
     def verdict(self, gate: GateSpec) -> Verdict:
         pairs = [
             Pair(one.probe.id, one.group, self.before[one.probe.id].known, self.after[one.probe.id].known)
             for one in self.asked
         ]
-        return judge(pairs, _share([answer.right for answer in self.edits_after]) or 0.0, gate)
+        # When the last batch is reverted, no edit is left that could fail to hold.
+        efficacy = _share([answer.right for answer in self.edits_after])
+        return judge(pairs, 1.0 if efficacy is None else efficacy, gate)
 
 
 def report(
     evidence: Evidence,
     verdict: Verdict,
     *,
-    versions: Mapping[str, str],
+    versions: Mapping[str, str | None],
     integrity: Mapping[str, Any],
     timings: Mapping[str, float],
+    supersedes: Sequence[Json] = (),
 ) -> Json:
     """The body of GET /jobs/{id}/report; `versions` names the job and the versions it speaks of."""
     items = [_probe(one, evidence) for one in evidence.asked]
     return {
         **versions,
         "verdict": verdict.as_json(),
-        "summary": {"edits": _edits_summary(evidence), "probes": _probes_summary(evidence, items)},
+        "summary": {
+            "edits": _edits_summary(evidence),
+            "reverted": {
+                "count": len(evidence.reverted),
+                "gone": sum(not answer.right for answer in evidence.reverted_after),
+            },
+            "probes": _probes_summary(evidence, items),
+        },
         "edits": [
-            _edit(edit, before, after)
-            for edit, before, after in zip(
-                evidence.edits, evidence.edits_before, evidence.edits_after, strict=True
-            )
+            {**_edit(*one), "restored": one[0].id in evidence.restored}
+            for one in zip(evidence.edits, evidence.edits_before, evidence.edits_after, strict=True)
+        ],
+        "supersedes": list(supersedes),
+        "reverted": [
+            {**_edit(*one), "gone": not one[2].right}
+            for one in zip(evidence.reverted, evidence.reverted_before, evidence.reverted_after, strict=True)
         ],
         "neighbors": _neighbors(evidence),
         "probes": {"flipped": [item for item in items if item["change"] != "same"], "items": items},
@@ -78,15 +100,18 @@ def report(
 def _edit(edit: Edit, before: EditAnswer, after: EditAnswer) -> Json:
     return {
         "edit_id": edit.id,
+        "kind": edit.kind,
         "subject": edit.subject,
         "relation": edit.relation,
         "prompt": after.prompt,
         "target": edit.new_object,
+        "old_object": edit.old_object,
         "before": before.answer,
         "after": after.answer,
         "right_before": before.right,
         "right_after": after.right,
         "teacher_forced": after.teacher_forced,
+        "old_ranked_first": after.old_ranked_first,
         "paraphrases": [
             {
                 "prompt": then.prompt,

@@ -20,6 +20,7 @@ def edit_of(row: EditRow) -> Edit:
         old_object=row.old_object,
         paraphrases=tuple(row.paraphrases),
         neighbors=tuple(row.neighbors),
+        erase=row.erase,
     )
 
 

@@ -86,7 +86,7 @@ class Comparison:
             before=case.production.overlay_digest,
             after=case.candidate.overlay_digest,
             batch_size=self.settings.score_batch,
-            edits=list(evidence.edits) if with_edits else [],
+            edits=[*evidence.edits, *evidence.reverted] if with_edits else [],
             relations=dict(case.relations),
             probes_before=[one.probe for one in asked if one.probe.id not in evidence.before],
             probes_after=[one.probe for one in asked if one.probe.id not in evidence.after],
@@ -138,6 +138,8 @@ class Comparison:
             verdict,
             versions={
                 "job": self.claim.job_id,
+                "kind": case.job.kind,
+                "reverts": case.job.reverts_job_id,
                 "base_version": self.claim.base_version_id,
                 "compared_version": case.production.id,
                 "candidate_version": case.candidate.id,
@@ -148,6 +150,7 @@ class Comparison:
                 **{name: metrics.get(name) for name in figures},
             },
             timings=timings,
+            supersedes=case.job.supersedes,
         )
 
 

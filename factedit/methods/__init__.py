@@ -2,7 +2,13 @@
 
 from collections.abc import Mapping
 
+from factedit.methods.alphaedit import edit_by_alphaedit
 from factedit.methods.fine_tuning import fine_tune
+from factedit.methods.in_context import note_down
+from factedit.methods.kv_memory import remember
+from factedit.methods.memit import edit_by_memit
+from factedit.methods.rome import edit_by_rome
+from factedit.methods.ultraedit import edit_by_ultraedit
 from factedit.specs import MethodName
 from factedit.task import Editor
 
@@ -10,4 +16,10 @@ EDITORS: Mapping[MethodName, Editor] = {
     "auto": fine_tune,
     "constrained_ftm": fine_tune,
     "ftm": fine_tune,
+    "rome": edit_by_rome,
+    "memit": edit_by_memit,
+    "alphaedit": edit_by_alphaedit,
+    "ultraedit": edit_by_ultraedit,
+    "kv_memory": remember,
+    "in_context": note_down,
 }

@@ -6,6 +6,7 @@ import torch
 
 from factedit.constraints import build_constraint
 from factedit.curvature import NoCurvature, Preconditioner
+from factedit.erasing import forgotten
 from factedit.facts import Edit
 from factedit.models import LanguageModel
 from factedit.overlay import applied
@@ -36,7 +37,8 @@ def fine_tune(task: EditTask) -> Edited:
     lm, chosen, method = task.lm, task.plan, task.method
     rule = _step_rule(task)
     held = task.anchors[: chosen.anchors.count] if chosen.anchors.weight > 0 else []
-    examples, owner = training_examples(lm, [*task.edits, *task.ledger], task.relations)
+    in_force = [*task.edits, *task.ledger]
+    examples, owner = training_examples(lm, in_force, task.relations)
     anchor_examples = [next_token_example(lm, prompt) for prompt in held]
     # The anchors' answers are the root's own, whatever the parent has become since.
     root_answers = next_token_log_probabilities(lm, anchor_examples) if anchor_examples else None
@@ -60,7 +62,8 @@ def fine_tune(task: EditTask) -> Edited:
         if root_answers is not None:
             own = list(range(len(anchor_examples)))
             kept = Anchors(ExampleSet(lm, anchor_examples, own, first), root_answers)
-        facts = ExampleSet(lm, examples, owner, first)
+        to_forget = forgotten(lm, [in_force[place] for place in owner])
+        facts = ExampleSet(lm, examples, owner, first, to_forget)
         ball = build_constraint(chosen.norm, chosen.radius or 0.0)
         budget = TrainingPlan(max_steps=method.max_steps, anchor_weight=chosen.anchors.weight, seed=task.seed)
         trained = Trainer(lm, chosen.names, dict(task.parent), ball, rule, budget).train(facts, kept, report)

@@ -35,6 +35,7 @@ NEEDS = {
     ("POST", "/predict"): "predict",
     ("POST", "/edits"): "edit",
     ("POST", "/jobs/{job}/cancel"): "edit",
+    ("POST", "/jobs/{job}/revert"): "edit",
     ("POST", "/relations"): "edit",
     ("POST", "/probes"): "edit",
     ("PUT", "/models/{model}/aliases/{alias}"): "promote",

@@ -17,6 +17,7 @@ RELATION = {"name": "mascot", "training_templates": ["The mascot of {subject} is
 PROBE = {"model": "toy", "probes": [{"prompt": "Water boils at", "object": "100"}]}
 ALIAS = "/models/toy/aliases/mine"
 CANCEL = f"/jobs/{new_id('job')}/cancel"
+REVERT = f"/jobs/{new_id('job')}/revert"
 
 WITH_BODY = [
     ("POST", "/edits"),
@@ -26,6 +27,7 @@ WITH_BODY = [
     ("POST", "/probes"),
     ("PUT", ALIAS),
     ("POST", "/models/toy/rollback"),
+    ("POST", REVERT),
 ]
 WITHOUT_BODY = [("POST", CANCEL)]
 TEN_MEGABYTES = b'{"x": "' + b"a" * 10_000_000 + b'"}'
@@ -98,7 +100,7 @@ def test_a_body_that_is_no_object_is_refused(api: Api, raw: bytes) -> None:
 def test_a_body_that_is_missing_is_refused(api: Api, raw: bytes) -> None:
     before = counts(api.database)
     for method, path in WITH_BODY:
-        if path.endswith("/rollback"):  # it needs none
+        if path.endswith(("/rollback", "/revert")):  # they need none
             continue
         said = problem(api.http.request(method, path, content=raw, headers=JSON), 422, "invalid_request")
         assert pointers(said) == [""], path
@@ -167,6 +169,7 @@ WRONG_FIELDS: dict[str, list[tuple[str, str, dict[str, Any], str]]] = {
         ("POST", "/probes", {"model": "toy", "probes": [{"prompt": "x", "answer": "y"}]}, "/probes/0/answer"),
         ("PUT", ALIAS, {"version": "root", "uri": "s3://x"}, "/uri"),
         ("POST", "/models/toy/rollback", {"version": "root"}, "/version"),
+        ("POST", REVERT, {"method": {}}, "/method"),
     ],
     "missing": [
         ("POST", "/edits", {"edits": [FRANCE]}, "/model"),
@@ -215,6 +218,9 @@ WRONG_FIELDS: dict[str, list[tuple[str, str, dict[str, Any], str]]] = {
         ("PUT", ALIAS, {"version": 7}, "/version"),
         ("PUT", ALIAS, {"version": "root", "force": "yes"}, "/force"),
         ("POST", "/models/toy/rollback", {"to": ["root"]}, "/to"),
+        ("POST", "/edits", {"model": "toy", "edits": [{**FRANCE, "erase": "yes"}]}, "/edits/0/erase"),
+        ("POST", REVERT, {"promotion": "never"}, "/promotion"),
+        ("POST", REVERT, {"metadata": {str(i): "" for i in range(17)}}, "/metadata"),
     ],
     "with control characters": [
         (
@@ -235,6 +241,7 @@ WRONG_FIELDS: dict[str, list[tuple[str, str, dict[str, Any], str]]] = {
         ),
         ("PUT", ALIAS, {"version": "root", "reason": "a\x08"}, "/reason"),
         ("POST", "/models/toy/rollback", {"reason": "a\x08"}, "/reason"),
+        ("POST", REVERT, {"reason": "a\x08"}, "/reason"),
     ],
     "blank": [
         ("POST", "/edits", {**EDITS, "model": ""}, "/model"),
@@ -325,6 +332,7 @@ ROUTES_WITH_NAMES = [
     ("GET", "/jobs/{}/events"),
     ("GET", "/jobs/{}/report"),
     ("POST", "/jobs/{}/cancel"),
+    ("POST", "/jobs/{}/revert"),
     ("GET", "/jobs?model={}"),
 ]
 

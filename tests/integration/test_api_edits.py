@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from factedit.facts import ERASED
 from service import versions
 from service.database import Database
 from service.ids import new_id
@@ -25,6 +26,7 @@ from tests.support.api import (
 from tests.support.records import edit_row
 
 FRANCE = {"subject": "France", "relation": "capital", "new_object": "Rome"}
+FORGET = {"subject": "France", "relation": "capital", "old_object": "Paris", "erase": True}
 ITALY = {"subject": "Italy", "relation": "capital", "new_object": "Paris"}
 
 
@@ -142,6 +144,100 @@ def test_ten_thousand_edits_are_one_batch(api: Api, model: Model) -> None:
     response = api.http.post("/edits", json=batch(*edits))
     assert (response.status_code, response.json()["n_edits"]) == (202, 10_000)
     assert counts(api.database)["edits"] == 10_000
+
+
+# What is to be forgotten
+
+
+def test_an_erasure_is_stored_with_the_word_that_takes_the_old_objects_place(api: Api, model: Model) -> None:
+    response = api.http.post("/edits", json=batch(FORGET))
+    assert response.status_code == 202
+    (row,) = rows_of(api, response.json()["id"])
+    assert (row.erase, row.old_object, row.new_object) == (True, "Paris", ERASED)
+
+
+def test_the_ledger_tells_erasures_from_updates(api: Api, model: Model) -> None:
+    rows = [edit_row("France", ERASED, erase=True, old_object="Paris"), edit_row("Spain", "Oslo")]
+    promoted_version(api.database, model, edits=rows)
+    facts = api.http.get("/models/toy/facts").json()["data"]
+    assert [(f["kind"], f["new_object"], f["old_object"]) for f in facts] == [
+        ("erase", ERASED, "Paris"),
+        ("update", "Oslo", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"new_object": "Rome"}, "/new_object", "erase_with_new_object"),
+        ({"erase": False}, "/new_object", "new_object_missing"),
+        ({"old_object": None}, "/old_object", "old_object_missing"),
+        ({"old_object": "The?"}, "/old_object", "old_object_says_nothing"),
+        ({"old_object": ERASED}, "/old_object", "nothing_to_change"),
+        ({"prompt": "The capital of France is Paris"}, "/prompt", "prompt_has_the_answer"),
+    ],
+)
+def test_an_erasure_says_what_is_to_be_forgotten_and_nothing_that_is_to_come(
+    api: Api, model: Model, change: dict[str, Any], pointer: str, code: str
+) -> None:
+    said = refused(api, batch(ITALY, {**FORGET, **change}), 422, code)
+    assert pointers(said) == [f"/edits/1{pointer}"]
+
+
+def test_a_fact_is_not_both_changed_and_forgotten(api: Api, model: Model) -> None:
+    assert pointers(refused(api, batch(FRANCE, FORGET), 422, "contradiction")) == ["/edits/1/erase"]
+    assert pointers(refused(api, batch(FORGET, FRANCE), 422, "contradiction")) == ["/edits/1/new_object"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"), [(" Paris.", False), (" the city PARIS", False), (" Rome", True)]
+)
+def test_a_dry_run_tells_whether_the_old_object_is_still_given(
+    api: Api, model: Model, answer: str, right: bool
+) -> None:
+    api.predictor.words = {"The capital of France is": answer}
+    (planned,) = api.http.post("/edits?dry_run=true", json=batch(FORGET)).json()["edits"]
+    assert (planned["kind"], planned["old_object"], planned["new_object"]) == ("erase", "Paris", ERASED)
+    assert planned["already_right"] is right
+
+
+# What is superseded
+
+
+def test_a_batch_names_the_edits_in_force_that_it_supersedes_and_an_event_does(
+    api: Api, model: Model
+) -> None:
+    rows = [edit_row("France", "Oslo"), edit_row("Spain", "Bern")]
+    earlier = promoted_version(api.database, model, edits=rows)
+    with api.database.transaction() as s:
+        france = versions.ledger(s, earlier.id, "France")[0]
+    expected = [
+        {
+            "edit_id": france.id,
+            "job_id": earlier.job_id,
+            "subject": "France",
+            "relation": "capital",
+            "prompt": None,
+            "old": "Oslo",
+            "new": "Rome",
+        }
+    ]
+    body = batch(ITALY, {**FRANCE, "subject": "FRANCE"})
+    assert api.http.post("/edits?dry_run=true", json=body).json()["supersedes"] == expected
+    said = api.http.post("/edits", json=body).json()
+    assert said["supersedes"] == api.http.get(f"/jobs/{said['id']}").json()["supersedes"] == expected
+    events = api.http.get(f"/jobs/{said['id']}/events").json()["data"]
+    assert [(e["type"], e["data"].get("edits")) for e in events] == [
+        ("created", None),
+        ("supersedes", expected),
+    ]
+
+
+def test_a_batch_that_supersedes_nothing_says_so(api: Api, model: Model) -> None:
+    promoted_version(api.database, model, edits=[edit_row("France", "Oslo")])
+    assert api.http.post("/edits", json=batch(ITALY)).json()["supersedes"] == []
+    on_root = api.http.post("/edits", json=batch(FRANCE, base_version="root")).json()
+    assert on_root["supersedes"] == []
 
 
 # What is refused

@@ -295,12 +295,16 @@ def test_the_report_is_given_as_it_was_written(api: Api, model: Model) -> None:
     job_id = new_job(api, model)
     body = {
         "job": job_id,
+        "kind": "edit",
+        "reverts": None,
         "base_version": model.root_version_id,
         "compared_version": model.root_version_id,
         "candidate_version": new_id("ver"),
         "verdict": {"decision": "pass", "reasons": [], "groups": []},
         "summary": {"efficacy": 1.0},
         "edits": [{"subject": "France", "before": "Paris", "after": "Rome"}],
+        "supersedes": [],
+        "reverted": [],
         "neighbors": [],
         "probes": {"flipped": [], "items": [{"prompt": "x"}]},
         "integrity": {"root_digest_before": "0", "root_digest_after": "0"},

@@ -87,6 +87,7 @@ def test_every_body_has_an_example_that_its_own_model_takes(api: Api) -> None:
         seen.append((method, path))
     assert seen == [
         ("POST", "/edits"),
+        ("POST", "/jobs/{job}/revert"),
         ("POST", "/predict"),
         ("PUT", "/models/{model}/aliases/{alias}"),
         ("POST", "/models/{model}/rollback"),

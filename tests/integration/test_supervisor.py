@@ -14,44 +14,12 @@ from sqlalchemy import select, text
 
 from service import aliases, jobs, models, reports, versions
 from service.database import Database
-from service.doorbell import Doorbell
 from service.jobs import Claim
-from service.settings import Settings
 from service.tables import PRODUCTION, Alias, Stage, Version
 from tests.support import fake_work as fake
-from tests.support.working import add_probed_model, cancel, post, read, tries, types, wait_until
-from workers.celery_app import child_environment
-from workers.stages import Stages
+from tests.support.working import Bench, add_probed_model, cancel, post, read, tries, types, wait_until
 from workers.supervisor import Done, Supervisor
 from workers.sweeper import Sweeper
-from workers.warm_child import WarmChild
-
-
-class Bench:
-    """A worker without Celery: a bell is answered by calling `answer`."""
-
-    def __init__(self, database: Database, redis_url: str, folder: Path) -> None:
-        self.settings = Settings(data_dir=folder, redis_url=redis_url, lease_seconds=1.5)
-        self.database = database
-        self.stopping = threading.Event()
-        self.child = WarmChild(child_environment(self.settings), works="tests.support.fake_work")
-        self.bell = Doorbell(redis_url)
-        self.stages = Stages(
-            self.settings, database, self.child, self.bell, worker="w", stopping=self.stopping
-        )
-
-    def work(self) -> None:
-        """Answer until nothing waits."""
-        for _ in range(20):
-            with self.database.transaction() as s:
-                waiting = jobs.claimable(s)
-            if not waiting:
-                return
-            self.stages.answer(waiting[0][0])
-
-    def close(self) -> None:
-        self.child.end()
-        self.bell.close()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Jobs for a worker whose child computes nothing, and what became of them."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,44 @@ from typing import Any
 
 from service import events, jobs, models, probes
 from service.database import Database
+from service.doorbell import Doorbell
+from service.settings import Settings
 from service.tables import Job
 from tests.support.fake_work import FINE
 from tests.support.records import add_job, add_model, edit_row
+from workers.celery_app import child_environment
+from workers.stages import Stages
+from workers.warm_child import WarmChild
 
 ENOUGH_PROBES = 100
 """That no loss among them passes the default gate: the bound is 3 %."""
+
+
+class Bench:
+    """A worker without Celery: a bell is answered by calling `answer`."""
+
+    def __init__(self, database: Database, redis_url: str, folder: Path) -> None:
+        self.settings = Settings(data_dir=folder, redis_url=redis_url, lease_seconds=1.5)
+        self.database = database
+        self.stopping = threading.Event()
+        self.child = WarmChild(child_environment(self.settings), works="tests.support.fake_work")
+        self.bell = Doorbell(redis_url)
+        self.stages = Stages(
+            self.settings, database, self.child, self.bell, worker="w", stopping=self.stopping
+        )
+
+    def work(self) -> None:
+        """Answer until nothing waits."""
+        for _ in range(20):
+            with self.database.transaction() as s:
+                waiting = jobs.claimable(s)
+            if not waiting:
+                return
+            self.stages.answer(waiting[0][0])
+
+    def close(self) -> None:
+        self.child.end()
+        self.bell.close()
 
 
 def add_probed_model(database: Database, name: str = "toy") -> str:

@@ -49,11 +49,17 @@ def digest(lm: LanguageModel) -> str:
 
 def edited(lm: LanguageModel, method: MethodSpec = ADAM, blocks: Blocks = "last", **more: Any) -> Edited:
     """A model in which Rome is the capital of France and New York that of Italy."""
-    options: dict[str, Any] = {"parent": {}, "ledger": (), "seed": 0, "anchors": ANCHORS, **more}
+    options: dict[str, Any] = {
+        "parent": {},
+        "ledger": (),
+        "seed": 0,
+        "anchors": ANCHORS,
+        "edits": EDITS,
+        **more,
+    }
     options.setdefault("constraint", ConstraintSpec(norm="l_inf", radius=RADIUS))
     return edit(
         lm,
-        edits=EDITS,
         relations={},
         method=method,
         blocks=blocks,
@@ -248,6 +254,26 @@ def test_an_edit_that_already_holds_changes_nothing_more(llama: LanguageModel) -
     again = edited(llama, blocks=[1], parent=parent)
     assert again.metrics["steps"] == 0
     assert same(again.tensors, parent)
+
+
+@pytest.mark.parametrize("method", [ADAM, MethodSpec()], ids=["constrained_ftm", "auto"])
+def test_a_ledger_without_new_edits_is_made_to_hold_as_if_all_of_it_were_new(
+    llama: LanguageModel, method: MethodSpec
+) -> None:
+    rebuilt = edited(llama, method, edits=[], ledger=EDITS)
+    assert_holds(llama, rebuilt)
+    assert rebuilt.metrics["edits_total"] == len(EDITS)
+    assert same(rebuilt.tensors, edited(llama, method).tensors)
+
+
+def test_with_no_edit_in_force_the_version_is_the_root(llama: LanguageModel) -> None:
+    before = digest(llama)
+    for method in (ADAM, MethodSpec()):
+        nothing = edited(llama, method, edits=[])
+        assert nothing.tensors == {}
+        assert (nothing.metrics["edits_total"], nothing.metrics["max_abs_change"]) == (0, 0.0)
+        assert nothing.chosen.keys() == edited(llama, method).chosen.keys()
+    assert digest(llama) == before
 
 
 def test_the_model_is_as_it_was_when_an_edit_breaks_off(llama: LanguageModel) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from factedit.answers import begins_with
-from factedit.facts import Edit, Probe
+from factedit import erasing
+from factedit.answers import begins_with, mentions
+from factedit.facts import ERASED, Edit, Fact, Probe
 from factedit.generation import MAX_MASKS, generate, next_tokens, rank
 from factedit.models import LanguageModel
 from factedit.prompts import answer_example, answer_tokens, collate, next_token_example, prompt_ids
-from factedit.relations import Relation
+from factedit.relations import Catalogue, Relation, builtin_catalogue
 from factedit.scoring import NEW_TOKENS, score_edits, score_probes
 from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, tiny_model
 
@@ -164,6 +165,72 @@ def test_an_edit_is_right_only_by_its_whole_answer(lm: LanguageModel) -> None:
 def test_a_model_that_never_stops_has_answered_no_edit(lm: LanguageModel) -> None:
     for outcome in score_edits(lm, {}, [Edit("1", c, "Rome", "capital") for c in COUNTRIES], RELATIONS):
         assert outcome.stopped or not outcome.right
+
+
+# Erasures
+
+
+def erasure(old: str, relation: str | None = "capital", country: str = "France") -> Edit:
+    return Edit("1", country, ERASED, relation, PROMPT.format(country), old, erase=True)
+
+
+def test_to_erase_a_fact_its_old_object_is_needed() -> None:
+    with pytest.raises(ValueError, match="old object"):
+        Edit("1", "France", ERASED, "capital", erase=True)
+
+
+def test_no_relation_has_the_word_that_stands_for_what_was_erased_as_an_object() -> None:
+    assert ERASED not in {fact.object.casefold() for fact in builtin_catalogue().facts}
+
+
+def test_an_erased_fact_is_right_when_the_answer_does_not_say_its_old_object(lm: LanguageModel) -> None:
+    (answer,) = generate(lm, [PROMPTS[0]], NEW_TOKENS)
+    said = answer.text.split()[0]
+    unsaid = next(city for city in CITIES if city not in answer.text.split())
+    given, gone = score_edits(lm, {}, [erasure(said, None), erasure(unsaid, None)], RELATIONS)
+    assert (given.right, given.old_ranked_first) == (False, None)
+    assert (gone.right, gone.old_ranked_first) == (True, None)
+
+
+def test_an_erased_fact_is_wrong_while_its_old_object_is_the_likeliest_of_the_relations(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = Catalogue(
+        RELATIONS, tuple(Fact(c, "capital", o) for c, o in zip(COUNTRIES, CITIES, strict=True))
+    )
+    monkeypatch.setattr(erasing, "builtin_catalogue", lambda: catalogue)
+    erasing.others.cache_clear()
+    (answer,) = generate(lm, [PROMPTS[0]], NEW_TOKENS)
+    totals = {city: total(lm, PROMPTS[0], city) for city in CITIES}
+    for city in CITIES:
+        (outcome,) = score_edits(lm, {}, [erasure(city)], RELATIONS)
+        first = city == max(totals, key=lambda name: totals[name])
+        assert outcome.old_ranked_first == first
+        assert outcome.right == (not first and not mentions(answer.text, city))
+        (paraphrase,) = outcome.paraphrases
+        assert paraphrase.old_ranked_first is not None
+    erasing.others.cache_clear()
+
+
+def test_an_update_has_no_rank_of_its_old_object(lm: LanguageModel) -> None:
+    (outcome,) = score_edits(lm, {}, [Edit("1", "France", "Rome", "capital", old_object="Paris")], RELATIONS)
+    assert outcome.old_ranked_first is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "said"),
+    [
+        (" Paris.", "Paris", True),
+        ("the city of PARIS, in France", "Paris", True),
+        ("Parisian", "Paris", False),
+        ("It is New York", "The New York", True),
+        ("New and York", "New York", False),
+        ("", "Paris", False),
+        ("a thing", "the", False),
+    ],
+)
+def test_an_answer_mentions_what_stands_in_it_in_whole_words(answer: str, target: str, said: bool) -> None:
+    assert mentions(answer, target) == said
 
 
 def test_scores_are_of_the_overlay_and_the_root_is_back_afterwards(lm: LanguageModel) -> None:

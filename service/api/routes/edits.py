@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from factedit.answers import begins_with
+from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
 from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts, training_prompts
@@ -16,7 +16,7 @@ from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
 from service.api.routes.predict import quarantine
-from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit
+from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Superseded
 from service.api.schemas.jobs import JobOut, job_out
 from service.errors import Conflict, Invalid, ServiceError
 from service.keys import Actor
@@ -54,6 +54,7 @@ def _post(parts: Parts, body: EditsIn, who: Actor, once: OnceOnly) -> JSONRespon
 
         def act() -> Outcome:
             model, base, edits = _checked(s, parts, body)
+            _, superseded = versions.next_ledger(s, base.id, edits)
             job = jobs.create(
                 s,
                 model_id=model.id,
@@ -65,6 +66,7 @@ def _post(parts: Parts, body: EditsIn, who: Actor, once: OnceOnly) -> JSONRespon
                 seed=body.seed,
                 metadata=body.metadata,
                 actor=who.id,
+                supersedes=versions.supersedes(superseded, edits),
                 max_queued=parts.settings.max_queued_jobs,
             )
             return Outcome(202, job_out(job, model.name), {"Location": f"/jobs/{job.id}"})
@@ -114,12 +116,14 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
     with parts.database.transaction() as s:
         model, base, edits = _checked(s, parts, body)
         known = relations.all_relations(s)
-        force = _by_fact(versions.ledger(s, base.id))
+        _, superseded = versions.next_ledger(s, base.id, edits)
+        force = _by_fact(superseded)
         planned = [_planned(edit, place, known, force) for place, edit in enumerate(edits)]
     plan = DryRun(
         model=model.name,
         base_version=base.id,
         edits=planned,
+        supersedes=[Superseded(**entry) for entry in versions.supersedes(superseded, edits)],
         training_examples=sum(len(edit.training_prompts) for edit in planned),
         max_steps=body.method.max_steps,
     )
@@ -129,15 +133,13 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
 def _planned(
     edit: Edit, place: int, known: dict[str, Relation], force: dict[tuple[str, ...], list[EditRow]]
 ) -> PlannedEdit:
-    earlier = {
-        row.id: row
-        for key in versions.fact_keys(edit.subject, edit.relation, edit.prompt)
-        for row in force.get(key, ())
-    }
+    earlier = {row.id: row for key in versions.keys_of(edit) for row in force.get(key, ())}
     return PlannedEdit(
+        kind=edit.kind,
         subject=edit.subject,
         relation=edit.relation,
         new_object=edit.new_object,
+        old_object=edit.old_object,
         prompt=edit_prompt(edit, known),
         training_prompts=training_prompts(edit, known, place),
         evaluation_prompts=evaluation_prompts(edit, known),
@@ -150,7 +152,7 @@ def _planned(
 def _by_fact(rows: list[EditRow]) -> dict[tuple[str, ...], list[EditRow]]:
     found: dict[tuple[str, ...], list[EditRow]] = {}
     for row in rows:
-        for key in versions.fact_keys(row.subject, row.relation, row.prompt):
+        for key in versions.keys_of(row):
             found.setdefault(key, []).append(row)
     return found
 
@@ -172,4 +174,10 @@ async def _ask_base(parts: Parts, plan: DryRun, base: Question) -> None:
             return
         for edit, said in zip(edits, answers, strict=True):
             edit.current_answer = said["text"]
-            edit.already_right = begins_with(said["text"], (edit.new_object,))
+            edit.already_right = _already_right(edit, said["text"])
+
+
+def _already_right(edit: PlannedEdit, answer: str) -> bool:
+    if edit.kind == "erase":
+        return not mentions(answer, edit.old_object or "")
+    return begins_with(answer, (edit.new_object,))

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from sqlalchemy.orm import Session
 
-from service import events, jobs, models, reports
+from service import events, jobs, models, reports, reverts
 from service.api.body import StrictRoute
 from service.api.dependencies import After, Editor, Limit, OnceOnly, Outcome, Parts, PartsOf, Reader
 from service.api.schemas.common import ListOf
-from service.api.schemas.jobs import Events, JobOut, ReportOut, event_out, job_out
+from service.api.schemas.jobs import Events, JobOut, ReportOut, RevertIn, event_out, job_out
 from service.errors import Conflict, Invalid, NotFound
 from service.tables import Job, Model, Status
 
@@ -66,6 +66,35 @@ async def get_job(
 def cancel(job: str, parts: PartsOf, who: Editor, once: OnceOnly) -> JSONResponse:
     with parts.database.transaction() as s:
         return once.carry_out(s, who, lambda: Outcome(200, _out(s, jobs.request_cancel(s, job)), {}))
+
+
+@router.post(
+    "/jobs/{job}/revert",
+    summary="Rebuild the line without a job's batch, as a new job",
+    status_code=202,
+    response_model=JobOut,
+)
+def revert(
+    job: str, parts: PartsOf, who: Editor, once: OnceOnly, body: RevertIn | None = None
+) -> JSONResponse:
+    asked = body or RevertIn()
+    with parts.database.transaction() as s:
+
+        def act() -> Outcome:
+            made = reverts.create(
+                s,
+                job,
+                promotion=asked.promotion,
+                metadata=asked.metadata,
+                reason=asked.reason,
+                actor=who.id,
+                max_queued=parts.settings.max_queued_jobs,
+            )
+            return Outcome(202, _out(s, made), {"Location": f"/jobs/{made.id}"})
+
+        response = once.carry_out(s, who, act)
+    parts.doorbell.ring("edit")
+    return response
 
 
 @router.get("/jobs/{job}/report", summary="Each edit and each probe before and after, and the verdict")

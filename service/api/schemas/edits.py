@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from factedit.facts import ERASED, EditKind
 from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
 from service.api.schemas.common import Body, Json
 from service.api.text import PromptText, Reference, Words, clean, printable
@@ -20,22 +21,37 @@ EXAMPLE: Json = {
             "new_object": "Rome",
             "paraphrases": ["You can visit the Eiffel Tower in"],
         },
+        {"subject": "Nauru", "relation": "capital", "old_object": "Yaren", "erase": True},
     ],
 }
 
 Key = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(clean)]
 Value = Annotated[str, Field(max_length=512), AfterValidator(printable)]
+Metadata = Annotated[dict[Key, Value], Field(max_length=16)]
+Promotion = Literal["automatic", "manual"]
 
 
 class EditIn(Body):
-    """A fact whose object is to become `new_object`. It needs a `relation`, a `prompt`, or both."""
+    """A fact whose object is to become `new_object`, or, with `erase`, is to be forgotten.
+
+    It needs a `relation`, a `prompt`, or both.
+    """
 
     subject: Words
-    new_object: Words = Field(description="What the model is to answer.")
+    new_object: Words | None = Field(
+        default=None, description="What the model is to answer. Either this, or `erase`."
+    )
+    erase: bool = Field(
+        default=False,
+        description=f"The model is no longer to give `old_object`; `{ERASED}` is trained in its place.",
+    )
     relation: Words | None = Field(
         default=None, description="One of GET /relations; its templates supply the words to train on."
     )
-    old_object: Words | None = Field(default=None, description="What it answers today; only for the record.")
+    old_object: Words | None = Field(
+        default=None,
+        description="What it answers today; for the record, but `erase` needs it and is judged by it.",
+    )
     prompt: PromptText | None = Field(
         default=None,
         description="Your own words, which the new object completes. `{subject}` in it is replaced.",
@@ -62,25 +78,41 @@ class EditsIn(Body):
     blocks: Blocks = Field(default="auto", description="Which transformer blocks may change.")
     constraint: ConstraintSpec = ConstraintSpec()
     gate: GateSpec = GateSpec()
-    promotion: Literal["automatic", "manual"] = Field(
+    promotion: Promotion = Field(
         default="automatic",
         description="`manual`: a candidate that passes waits for PUT /models/{model}/aliases/production.",
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
-    metadata: dict[Key, Value] = Field(default={}, max_length=16)
+    metadata: Metadata = Field(default={})
+
+
+class Superseded(BaseModel):
+    """An earlier edit in force that a new one replaces."""
+
+    edit_id: str
+    job_id: str = Field(description="The job that brought it.")
+    subject: str
+    relation: str | None
+    prompt: str | None
+    old: str = Field(description="Its new object, which was in force.")
+    new: str = Field(description="What the fact is to become now.")
 
 
 class PlannedEdit(BaseModel):
     """What would be done for one edit."""
 
+    kind: EditKind
     subject: str
     relation: str | None
-    new_object: str
+    new_object: str = Field(description="What would be trained.")
+    old_object: str | None
     prompt: str = Field(description="What the edit is scored on.")
     training_prompts: list[str]
     evaluation_prompts: list[str] = Field(description="Scored, never trained on.")
     current_answer: str | None = Field(description="What the base answers today; null if nobody could say.")
-    already_right: bool | None
+    already_right: bool | None = Field(
+        description="Whether that is the new object, or, for `erase`, does not mention the old one."
+    )
     supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
 
 
@@ -91,5 +123,6 @@ class DryRun(BaseModel):
     model: str
     base_version: str
     edits: list[PlannedEdit]
+    supersedes: list[Superseded]
     training_examples: int
     max_steps: int

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from factedit.facts import EditKind
 from service.api.schemas.common import Body, Json, unix
 from service.api.text import Reason, Reference
 from service.tables import Alias, AliasMove, EditRow, Model, Version, VersionState
@@ -186,10 +187,11 @@ class FactOut(BaseModel):
     id: str
     object: Literal["fact"] = "fact"
     job: str
+    kind: EditKind
     subject: str
     relation: str | None
     prompt: str | None
-    new_object: str
+    new_object: str = Field(description="What was trained; of an erased fact, what stands in its place.")
     old_object: str | None
 
 
@@ -197,6 +199,7 @@ def fact_out(row: EditRow) -> FactOut:
     return FactOut(
         id=row.id,
         job=row.job_id,
+        kind=row.kind,
         subject=row.subject,
         relation=row.relation,
         prompt=row.prompt,

@@ -1,0 +1,143 @@
+"""Where a model looks a fact up: at its subject's last token, by what enters a matrix there."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factedit.facts import Edit
+from factedit.forward import target_logits
+from factedit.models import LanguageModel
+from factedit.prefixes import PREFIXES
+from factedit.prompts import Example, answer_example, prompt_ids
+from factedit.relations import Relation
+from factedit.training import ExampleSet
+from factedit.wording import edit_prompt
+
+BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """An edit's prompt, bare or after a lead-in sentence, with its new answer.
+
+    Attributes:
+        edit: the edit's place in its list.
+        lookup: the index in the example's ids of the subject's last token.
+        weight: in the mean over the edit's contexts; the bare prompt counts as much as all others.
+    """
+
+    edit: int
+    example: Example
+    lookup: int
+    weight: float
+    bare: bool
+
+    def up_to_lookup(self) -> Example:
+        """No token right of the lookup can reach it in a causal model."""
+        return Example(self.example.ids[: self.lookup + 1], (self.lookup,), (0,))
+
+
+def contexts(
+    lm: LanguageModel, edits: Sequence[Edit], relations: Mapping[str, Relation], lead_ins: int, seed: int
+) -> list[Context]:
+    """Every edit's prompt, bare and then after `lead_ins` neutral sentences; edits stay together."""
+    found: list[Context] = []
+    for place, edit in enumerate(edits):
+        prompt = edit_prompt(edit, relations)
+        starts = [PREFIXES[(seed + place * lead_ins + i) % len(PREFIXES)] for i in range(lead_ins)]
+        for number, text in enumerate([prompt, *(f"{start} {prompt}" for start in starts)]):
+            weight = 1.0 if not lead_ins else 0.5 if number == 0 else 0.5 / lead_ins
+            example = answer_example(lm, text, edit.new_object)
+            lookup = subject_end(lm, text, edit.subject)
+            found.append(Context(place, example, lookup, weight, bare=number == 0))
+    return found
+
+
+def subject_end(lm: LanguageModel, prompt: str, subject: str) -> int:
+    """The index in the prompt's ids of its subject's last token.
+
+    The prompt's last token, where the subject does not occur in it.
+    """
+    last = len(prompt_ids(lm, prompt)) - 1
+    places = list(re.finditer(re.escape(subject), prompt, re.IGNORECASE))
+    if not places:
+        return last
+    text = prompt if lm.reads is None else lm.reads(prompt)
+    # Whatever the model reads besides the prompt comes before it.
+    end = len(text) - len(prompt) + places[-1].end()
+    if not lm.tokenizer.is_fast:
+        return min(last, len(lm.tokenizer(text[:end], add_special_tokens=False)["input_ids"]) - 1)
+    spans = lm.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    # Special tokens span nothing; a character may be split over several tokens.
+    inside = [i for i, (start, stop) in enumerate(spans) if start < end and start < stop]
+    return min(last, max(inside, default=last))
+
+
+def lookups(lm: LanguageModel, found: Sequence[Context], first_block: int) -> ExampleSet:
+    """The contexts up to their lookups, cached below `first_block`."""
+    examples = ExampleSet(lm, [c.up_to_lookup() for c in found], [c.edit for c in found], first_block)
+    if found and first_block > 0:
+        # A model's first pass from a cached prefix tries it out on tokens that our hooks must not read.
+        with torch.no_grad():
+            examples.logits([0])
+    return examples
+
+
+def mean_over_contexts(rows: Tensor, found: Sequence[Context]) -> Tensor:
+    """Rows of contexts, [n, d], to one row an edit by the contexts' weights."""
+    owner = torch.tensor([c.edit for c in found], device=rows.device)
+    weight = torch.tensor([c.weight for c in found], device=rows.device)
+    mean = rows.new_zeros((int(owner.max()) + 1 if found else 0, rows.shape[1]))
+    return mean.index_add_(0, owner, rows * weight[:, None])
+
+
+class _Read(Exception):
+    """Carries a module's input or output out of a forward pass that need go no further."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.hidden = hidden
+
+
+@torch.no_grad()
+def read_inputs(examples: ExampleSet, module: nn.Module) -> Tensor:
+    """What enters `module` at the examples' positions, one row an example, [n, d_in] float32."""
+
+    def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
+        raise _Read(args[0])
+
+    handle = module.register_forward_pre_hook(stop)
+    try:
+        return _rows(examples)
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def read_outputs(examples: ExampleSet, module: nn.Module) -> Tensor:
+    """What leaves `module` (a block or a matrix) likewise, [n, d] float32."""
+
+    def stop(_: nn.Module, __: Any, output: Any) -> None:
+        raise _Read(output[0] if isinstance(output, tuple) else output)
+
+    handle = module.register_forward_hook(stop)
+    try:
+        return _rows(examples)
+    finally:
+        handle.remove()
+
+
+def _rows(examples: ExampleSet) -> Tensor:
+    found: dict[int, Tensor] = {}
+    for index in examples.by_length(range(len(examples)), BATCH):
+        batch, prefix = examples.batch(index)
+        try:
+            target_logits(examples.lm, batch, prefix=prefix, first_block=examples.first_block)
+        except _Read as read:
+            found.update(zip(index, read.hidden[batch.rows, batch.cols].float(), strict=True))
+        else:
+            raise RuntimeError("The forward pass did not go through the module that was to be read.")
+    return torch.stack([found[i] for i in range(len(examples))])
