@@ -13,10 +13,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 # Two processes that compute share the cores politely: see DESIGN.md, choice 13.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo serve test lint format clean
+.PHONY: help demo serve test lint format bench-quality bench-trex clean
 
 help:  ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 demo: $(RUNTIME)  ## Run the main job on a real model: edit, score, promote, compare, roll back
 	@$(BIN)/factedit demo
@@ -36,6 +36,16 @@ lint: $(TOOLS)  ## Run ruff, mypy --strict and import-linter
 format: $(TOOLS)  ## Put the code in shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Each finished cell is kept under .factedit/bench: what was cut off goes on where it was. Narrow it down by
+# ARGS="--methods auto,memit --sizes 1,10"; OPTIONS are those of every command (--again, --device cuda …).
+bench-quality: $(TOOLS)  ## Measure every editing method on public data (hours on a laptop; goes on where it was)
+	@$(BIN)/python -m benchmarks.quality $(OPTIONS) run --sequences auto $(ARGS)
+	@$(BIN)/python -m benchmarks.quality $(OPTIONS) report
+
+bench-trex: $(TOOLS)  ## Measure modified and unmodified facts of T-REx, as "Modifying Memories" does
+	@$(BIN)/python -m benchmarks.trex run $(ARGS)
+	@$(BIN)/python -m benchmarks.trex report
 
 clean:  ## Remove the virtual environment, all data and all caches
 	rm -rf $(VENV) .factedit .factedit-test .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

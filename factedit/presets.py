@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from factedit.specs import AnchorSpec, MethodName, ParameterSet
+from factedit.specs import AnchorSpec, ConstraintSpec, MethodName, MethodSpec, Norm, ParameterSet
 
 Rule = Literal["adam", "natural", "closed_form", "memory", "context"]
+Target = Literal["answer_and_stop", "answer", "first_position"]
+Unmodified = Literal["none", "mixed", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +19,14 @@ class Preset:
         rule: how steps are taken (factedit.steps).
         depth: the chosen blocks' range of relative depth, for `blocks: auto`.
         radius: of the ball, by norm.
+        constrained: whether the method takes a ball at all.
+        norm: of the ball, where the caller names none.
+        own_prompt: trained on the edit's own prompt alone, instead of on all its wordings.
+        target: what is trained of an answer: all its tokens and the end of sequence, without that end,
+            or all tokens at the position where the first one is to stand.
+        unmodified: whether unmodified facts are trained on: none, mixed into each batch, all in epochs.
+        epochs: over all examples, at most; None: only over the facts that do not hold yet.
+        enough: the loss below which an epoch's batch is passed over.
     """
 
     rule: Rule
@@ -25,6 +35,13 @@ class Preset:
     depth: tuple[float, float]
     radius: Mapping[str, float]
     constrained: bool = True
+    norm: Norm = "l_inf"
+    own_prompt: bool = False
+    target: Target = "answer_and_stop"
+    unmodified: Unmodified = "none"
+    epochs: int | None = None
+    batch_size: int = 64
+    enough: float = 0.0
 
 
 _ADAM = Preset(
@@ -32,7 +49,26 @@ _ADAM = Preset(
     parameters="mlp",
     anchors=AnchorSpec(count=1000, weight=10.0),
     depth=(0.66, 0.83),
-    radius={"l_inf": 5e-3, "l_2": 2.0},
+    radius={"l_inf": 5e-3, "l_2": 2.0, "fisher": 2.0},
+)
+_NATURAL = Preset(
+    rule="natural",
+    parameters="mlp_out",
+    anchors=AnchorSpec(count=0, weight=0.0),
+    depth=(0.76, 0.93),
+    radius={"l_inf": 5e-2, "l_2": 30.0, "fisher": 30.0},
+)
+# EasyEdit's configurations of FT take layer 21, LocFT's 22, of 32; here it is 21 of 30.
+_ONE_MATRIX = Preset(
+    rule="adam",
+    parameters="mlp_out",
+    anchors=AnchorSpec(count=0, weight=0.0),
+    depth=(0.724, 0.724),
+    radius={"l_inf": 5e-5, "l_2": 2.0, "fisher": 2.0},
+    norm="none",
+    own_prompt=True,
+    epochs=25,
+    enough=1e-2,
 )
 _CLOSED_FORM = Preset(
     rule="closed_form",
@@ -52,15 +88,29 @@ _BESIDE = Preset(
 )
 
 PRESETS: Mapping[MethodName, Preset] = {
-    "auto": Preset(
-        rule="natural",
-        parameters="mlp_out",
-        anchors=AnchorSpec(count=0, weight=0.0),
-        depth=(0.76, 0.93),
-        radius={"l_inf": 5e-2, "l_2": 30.0},
-    ),
+    "auto": _NATURAL,
+    # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
+    "crisp": _NATURAL,
+    # Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3: the constrained objective,
+    # its two ways to fine-tune, and section 4's reference.
     "constrained_ftm": _ADAM,
     "ftm": replace(_ADAM, constrained=False),
+    "fta": replace(_ADAM, anchors=AnchorSpec(count=1000, weight=0.0), norm="none", unmodified="mixed"),
+    "retrain": replace(
+        _ADAM,
+        parameters="all",
+        anchors=AnchorSpec(count=5000, weight=0.0),
+        depth=(0.0, 1.0),
+        constrained=False,
+        unmodified="all",
+        epochs=5,
+    ),
+    # Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 3.4 (FT, FT+L), as
+    # EasyEdit (Wang et al. 2024) runs them: objective_optimization "prompt_last" and "target_new".
+    "ft_l": replace(_ONE_MATRIX, target="first_position"),
+    "ft_m": replace(_ONE_MATRIX, target="answer"),
+    # Yang et al., "Fine-tuning Done Right in Model Editing" (ICLR 2026): LocFT-BF, section 5.
+    "loc_ft": replace(_ONE_MATRIX, batch_size=100),
     "rome": replace(_CLOSED_FORM, depth=(0.31, 0.31)),
     "memit": _CLOSED_FORM,
     "alphaedit": _CLOSED_FORM,
@@ -68,4 +118,28 @@ PRESETS: Mapping[MethodName, Preset] = {
     "kv_memory": _BESIDE,
     "in_context": replace(_BESIDE, rule="context", anchors=AnchorSpec(count=0, weight=0.0)),
 }
-"""`auto` takes curvature-aware steps; the other two are the source paper's."""
+"""`auto` and `crisp` take curvature-aware steps. Each method's source is beside it, or in its module."""
+
+UNMODIFIED = 1000
+"""Anchors drawn where only the constraint or the initial state asks for unmodified facts."""
+
+
+def misfit(method: MethodSpec, constraint: ConstraintSpec) -> str | None:
+    """What of a method and a constraint does not go together, in words for the user, or None."""
+    preset = PRESETS[method.name]
+    if constraint.norm == "fisher" and not preset.constrained:
+        return f"`{method.name}` takes no constraint; use constrained_ftm, fta or crisp with the norm fisher."
+    norm = constraint.norm or preset.norm
+    if preset.constrained and norm != "none" and constraint.radius is None and norm not in preset.radius:
+        return f"`{method.name}` has no usual radius for the norm {norm}; give constraint.radius."
+    return None
+
+
+def anchors_of(method: MethodSpec, norm: Norm) -> AnchorSpec:
+    """The caller's anchors, else the method's; some at least where unmodified facts are asked for."""
+    if method.anchors is not None:
+        return method.anchors
+    usual = PRESETS[method.name].anchors
+    if usual.count == 0 and (norm == "fisher" or method.initial == "relation_facts"):
+        return AnchorSpec(count=UNMODIFIED, weight=0.0)
+    return usual

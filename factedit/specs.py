@@ -3,7 +3,8 @@
 The HTTP API takes these very models in its request body, so a rule is written once.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,9 +16,24 @@ class _Spec(BaseModel):
 
 
 MethodName = Literal[
-    "auto", "constrained_ftm", "ftm", "rome", "memit", "alphaedit", "ultraedit", "kv_memory", "in_context"
+    "auto",
+    "crisp",
+    "constrained_ftm",
+    "ftm",
+    "fta",
+    "retrain",
+    "ft_l",
+    "ft_m",
+    "loc_ft",
+    "rome",
+    "memit",
+    "alphaedit",
+    "ultraedit",
+    "kv_memory",
+    "in_context",
 ]
-Norm = Literal["l_inf", "l_2", "none"]
+Norm = Literal["l_inf", "l_2", "fisher", "none"]
+Initial = Literal["given", "relation_facts"]
 ParameterSet = Literal["all", "mlp", "mlp_out", "attention"]
 
 
@@ -28,6 +44,18 @@ class AnchorSpec(_Spec):
     weight: Finite = Field(default=10.0, ge=0, le=1000, description="Weight of the anchors' KL in the loss.")
 
 
+IN_EPOCHS: Mapping[str, Mapping[str, float]] = {
+    "retrain": {"max_steps": 5000, "learning_rate": 5e-5},
+    "ft_l": {"max_steps": 5000},
+    "ft_m": {"max_steps": 5000},
+    "loc_ft": {"max_steps": 5000},
+}
+"""The methods that go over all facts in epochs, with their defaults where these are not the fields'."""
+FROM_ANY_STATE: frozenset[MethodName] = frozenset(
+    {"crisp", "constrained_ftm", "ftm", "fta", "ft_l", "ft_m", "loc_ft"}
+)
+
+
 class MethodSpec(_Spec):
     """How the weights are moved. What is null is the method's default (factedit.presets)."""
 
@@ -35,7 +63,10 @@ class MethodSpec(_Spec):
         default="auto",
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
         "`ftm`: the same with no ball; `auto`: inside the ball too, by steps that avoid the directions "
-        "which unmodified facts use. Closed form, with no ball: `rome`, `memit`, `alphaedit`, `ultraedit`. "
+        "which unmodified facts use; `crisp`: by those steps alone. `fta`: modified and unmodified facts "
+        "mixed, with no ball unless one is given; `retrain`: the reference, all facts anew from the root. "
+        "One matrix, on the edit's own prompt: `ft_l`, `ft_m`, `loc_ft`. Closed form, with no ball: `rome`, "
+        "`memit`, `alphaedit`, `ultraedit`. "
         "No weight at all: `kv_memory` calls up what to answer, `in_context` puts the facts in the prompt.",
     )
     parameters: ParameterSet | None = Field(
@@ -43,35 +74,88 @@ class MethodSpec(_Spec):
         description="Which matrices of a chosen block may change; `all`: norms and biases too.",
     )
     max_steps: int = Field(
-        default=120, ge=1, le=5000, description="Optimiser steps at most; stops early once every edit holds."
+        default=120,
+        ge=1,
+        le=5000,
+        description="Optimiser steps at most (where the method goes by epochs, 5000); "
+        "stops early once every edit holds.",
+    )
+    epochs: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="`retrain`, `ft_l`, `ft_m`, `loc_ft`: how often each example is seen at most.",
     )
     learning_rate: Finite = Field(
-        default=5e-4, gt=0, le=1, description="Adam's step size; `auto` needs none."
+        default=5e-4,
+        gt=0,
+        le=1,
+        description="Adam's step size (`retrain`: 5e-5); `auto` and `crisp` need none.",
     )
     damping: Finite = Field(
         default=3e-3,
         gt=0,
         le=100,
-        description="`auto`: the share of the mean curvature below which a direction counts as unused.",
+        description="`auto`, `crisp`: the share of the mean curvature below which a direction is unused.",
     )
-    anchors: AnchorSpec | None = None
+    anchors: AnchorSpec | None = Field(
+        default=None,
+        description="`fta` and `retrain` train on the anchors' own answers, whatever the KL's weight.",
+    )
+    unmodified_share: Finite | None = Field(
+        default=None,
+        gt=0,
+        le=0.95,
+        description="`fta`: which share of each batch is unmodified facts; null: one half.",
+    )
+    initial: Initial = Field(
+        default="given",
+        description="`relation_facts`: the chosen weights are first fine-tuned on the catalogue's facts of "
+        "the edited relations, inside the constraint, and edited then.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_budget(cls, given: Any) -> Any:
+        name = given.get("name") if isinstance(given, dict) else None
+        return {**IN_EPOCHS[name], **given} if isinstance(name, str) and name in IN_EPOCHS else given
 
     @model_validator(mode="after")
     def _matrices_only(self) -> Self:
-        if self.name == "auto" and self.parameters == "all":
-            raise ValueError("`auto` moves matrices only; use mlp, mlp_out, attention, or constrained_ftm.")
+        if self.name in ("auto", "crisp") and self.parameters == "all":
+            raise ValueError(
+                f"`{self.name}` moves matrices only; use mlp, mlp_out, attention, or constrained_ftm."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_this_method(self) -> Self:
+        if self.unmodified_share is not None and self.name != "fta":
+            raise ValueError(f"`{self.name}` mixes in no unmodified facts; unmodified_share is for `fta`.")
+        if self.epochs is not None and self.name not in IN_EPOCHS:
+            raise ValueError(f"`{self.name}` does not go by epochs; give max_steps.")
+        if self.initial != "given" and self.name not in FROM_ANY_STATE:
+            raise ValueError(
+                f"`{self.name}` starts from the weights as given; initial is for "
+                f"{', '.join(sorted(FROM_ANY_STATE))}."
+            )
         return self
 
 
 class ConstraintSpec(_Spec):
     """The set the chosen weights stay in, around the root's weights."""
 
-    norm: Norm = "l_inf"
+    norm: Norm | None = Field(
+        default=None,
+        description="`l_inf`: weight by weight; `l_2`: all chosen weights together; `fisher`: together, each "
+        "weighed by the Fisher information that unmodified facts give of it; null: the method's default.",
+    )
     radius: Finite | None = Field(
         default=None,
         gt=0,
         le=1e6,
-        description="Per weight for `l_inf`, over all chosen weights for `l_2`; null: the method's default.",
+        description="Per weight for `l_inf`, over all chosen weights for `l_2` and `fisher` "
+        "(whose weights are 1 on average); null: the method's default.",
     )
 
 

@@ -12,7 +12,7 @@ from factedit.constraints import distance_l2
 from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.models import LanguageModel, iter_block_tensors
-from factedit.presets import PRESETS, Preset
+from factedit.presets import PRESETS, Preset, anchors_of, misfit
 from factedit.relations import Relation
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
 
@@ -58,7 +58,7 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
     """Fill in what the caller left open.
 
     Raises:
-        NoSuchBlock; EditingError: the blocks have no such tensors.
+        NoSuchBlock; EditingError: the blocks have no such tensors; no such constraint of this method.
     """
     preset = PRESETS[method.name]
     chosen = choose_blocks(lm.n_blocks, blocks, preset.depth)
@@ -66,9 +66,11 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
     names = list(iter_block_tensors(lm, chosen, parameters))
     if not names:
         raise EditingError(f"Blocks {chosen} have no {parameters} matrices to train.")
-    norm: Norm = constraint.norm if preset.constrained else "none"
+    if (problem := misfit(method, constraint)) is not None:
+        raise EditingError(problem)
+    norm: Norm = constraint.norm or preset.norm if preset.constrained else "none"
     radius = None if norm == "none" else constraint.radius or preset.radius[norm]
-    return Plan(preset, chosen, parameters, names, method.anchors or preset.anchors, norm, radius)
+    return Plan(preset, chosen, parameters, names, anchors_of(method, norm), norm, radius)
 
 
 @dataclass(frozen=True)

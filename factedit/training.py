@@ -16,6 +16,7 @@ from factedit.constraints import Constraint, round_inside
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
+from factedit.objectives import Step, epoch_rounds, failing_rounds
 from factedit.prompts import Batch, Example, batches, collate
 from factedit.steps import StepRule
 
@@ -132,6 +133,27 @@ class TrainingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Objective:
+    """What is trained on beside the facts that are to hold.
+
+    Attributes:
+        wording: what stands for the facts in the loss, one example for each; None: they themselves.
+        unmodified: facts to be trained on as they are; `share` of each batch, or all in each epoch.
+        epochs: over all examples, at most; None: over the failing facts only, until none fails.
+        enough: in epochs, a batch whose loss is below is passed over, and when their mean is, training ends.
+    """
+
+    wording: ExampleSet | None = None
+    unmodified: ExampleSet | None = None
+    share: float = 0.0
+    epochs: int | None = None
+    enough: float = 0.0
+
+
+FAILING_FACTS = Objective()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     step: int
     loss: float
@@ -171,39 +193,48 @@ class Trainer:
         self._generator = torch.Generator().manual_seed(plan.seed)
 
     def train(
-        self, facts: ExampleSet, anchors: "Anchors | None", progress: Callable[[Progress], None]
+        self,
+        facts: ExampleSet,
+        anchors: "Anchors | None",
+        progress: Callable[[Progress], None],
+        objective: Objective = FAILING_FACTS,
     ) -> Trained:
-        """Train until every fact holds in all its examples, or the steps are spent."""
+        """Train until every fact holds in all its examples, or the epochs or steps are spent."""
         total = len(set(facts.owner))
-        steps, holding = 0, 0
+        steps, epoch, mean = 0, 0, float("inf")
         with self._swapped_in():
             while True:
                 failing = self._failing(facts)
                 holding = total - len({facts.owner[i] for i in failing})
-                if not failing or steps >= self.plan.max_steps:
+                done = not failing if objective.epochs is None else epoch >= objective.epochs
+                if done or steps >= self.plan.max_steps or mean < objective.enough:
                     break
-                for chosen in self._rounds(failing):
+                losses: list[float] = []
+                for step in self._rounds(facts, failing, objective):
                     if steps >= self.plan.max_steps:
                         break
-                    loss = self._backward(facts, chosen, anchors)
+                    loss = self._backward(facts, step, anchors, objective)
+                    losses.append(loss)
+                    if loss < objective.enough:
+                        self._pass_over()
+                        continue
                     self._step(loss)
                     steps += 1
                     progress(Progress(step=steps, loss=loss, holding=holding, total=total))
+                epoch, mean = epoch + 1, sum(losses) / len(losses)
             tensors = round_inside(self.masters, self.roots, self.constraint)
         return Trained(tensors=tensors, steps=steps, holding=holding, total=total)
 
     # One step
 
-    def _backward(self, facts: ExampleSet, chosen: list[int], anchors: "Anchors | None") -> float:
-        batch, logits = facts.logits(chosen)
-        losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-        # Averaged over each example's target tokens first: a long object counts no more than a short one.
-        counts = torch.bincount(batch.rows, minlength=len(chosen))
-        loss = (losses / counts[batch.rows]).sum() / len(chosen)
-        for ahead in facts.lead(chosen, batch, logits).values():
-            loss = loss + ahead / len(chosen)
-        loss.backward()
-        value = float(loss.detach())
+    def _backward(
+        self, facts: ExampleSet, step: Step, anchors: "Anchors | None", objective: Objective
+    ) -> float:
+        chosen, beside = step
+        value = 0.0
+        for examples, index in ((objective.wording or facts, chosen), (objective.unmodified, beside)):
+            if examples is not None and index:
+                value += self._answers_backward(examples, index, len(chosen) + len(beside))
         if anchors is not None and self.plan.anchor_weight > 0:
             size = min(len(anchors.examples), self.plan.batch_size)
             index = torch.randperm(len(anchors.examples), generator=self._generator)[:size].tolist()
@@ -211,6 +242,22 @@ class Trainer:
             divergence.backward()
             value += float(divergence.detach())
         return value
+
+    def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
+        """The part that some examples have in the loss of a batch `of` so many."""
+        batch, logits = examples.logits(index)
+        losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+        # Averaged over each example's target tokens first: a long object counts no more than a short one.
+        counts = torch.bincount(batch.rows, minlength=len(index))
+        loss = (losses / counts[batch.rows]).sum() / of
+        for ahead in examples.lead(index, batch, logits).values():
+            loss = loss + ahead / of
+        loss.backward()
+        return float(loss.detach())
+
+    def _pass_over(self) -> None:
+        for name in self.names:
+            self.lm.tensors[name].grad = None
 
     def _step(self, loss: float) -> None:
         gradients: dict[str, Tensor] = {}
@@ -240,12 +287,12 @@ class Trainer:
             failing += [index[row] for row in sorted(bad_rows)]
         return sorted(failing)
 
-    def _rounds(self, failing: list[int]) -> Iterator[list[int]]:
-        """One pass over the failing examples, shuffled, in batches of about equal size."""
-        order = [failing[i] for i in torch.randperm(len(failing), generator=self._generator).tolist()]
-        parts = -(-len(order) // self.plan.batch_size)
-        for part in range(parts):
-            yield order[part::parts]
+    def _rounds(self, facts: ExampleSet, failing: list[int], objective: Objective) -> Iterator[Step]:
+        unmodified = 0 if objective.unmodified is None else len(objective.unmodified)
+        size = self.plan.batch_size
+        if objective.epochs is None:
+            return failing_rounds(failing, unmodified, objective.share, size, self._generator)
+        return epoch_rounds(len(facts), unmodified, size, self._generator)
 
     @contextmanager
     def _swapped_in(self) -> Iterator[None]:

@@ -14,8 +14,14 @@ from factedit.task import Editor
 
 EDITORS: Mapping[MethodName, Editor] = {
     "auto": fine_tune,
+    "crisp": fine_tune,
     "constrained_ftm": fine_tune,
     "ftm": fine_tune,
+    "fta": fine_tune,
+    "retrain": fine_tune,
+    "ft_l": fine_tune,
+    "ft_m": fine_tune,
+    "loc_ft": fine_tune,
     "rome": edit_by_rome,
     "memit": edit_by_memit,
     "alphaedit": edit_by_alphaedit,

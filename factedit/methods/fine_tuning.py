@@ -1,73 +1,66 @@
-"""Constrained fine-tuning: every preset of it is a point in one space (DESIGN.md, choice 1)."""
+"""Constrained fine-tuning: every preset of it is a point in one space (DESIGN.md, choice 1).
 
-from collections.abc import Mapping, Sequence
+That is: objective x constraint x parameters x initial state. Each preset's source is in factedit.presets.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from factedit.constraints import build_constraint
+from factedit.constraints import Constraint, build_constraint, distance_fisher
 from factedit.curvature import NoCurvature, Preconditioner
-from factedit.erasing import forgotten
-from factedit.facts import Edit
-from factedit.models import LanguageModel
-from factedit.overlay import applied
-from factedit.prompts import Example, answer_example, next_token_example
-from factedit.relations import Relation
+from factedit.fisher import fisher_diagonal
+from factedit.methods.material import example_set, material_of, objective_of
+from factedit.methods.material import training_examples as training_examples
+from factedit.overlay import RESERVED, applied
+from factedit.prompts import Example, next_token_example
 from factedit.steps import AdamSteps, NaturalSteps, StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
 from factedit.training import (
     Anchors,
-    ExampleSet,
     Progress,
+    Trained,
     Trainer,
     TrainingPlan,
     next_token_log_probabilities,
 )
-from factedit.wording import training_prompts
+from factedit.unmodified import unmodified_examples
+
+FISHER_FACTS = 256
+"""How many unmodified facts the Fisher information is measured on, one backward pass each."""
 
 
 def fine_tune(task: EditTask) -> Edited:
     """Constrained fine-tuning of the new edits on top of the parent, around the root.
 
     The ledger's earlier edits stay in the mix, so that they are kept; anchors are prompts whose
-    next-token distribution is held to the root's.
+    next-token distribution is held to the root's. `retrain` starts at the root, whatever the parent.
 
     Source: Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3.
     """
     torch.manual_seed(task.seed)
-    lm, chosen, method = task.lm, task.plan, task.method
-    rule = _step_rule(task)
-    held = task.anchors[: chosen.anchors.count] if chosen.anchors.weight > 0 else []
-    in_force = [*task.edits, *task.ledger]
-    examples, owner = training_examples(lm, in_force, task.relations)
-    anchor_examples = [next_token_example(lm, prompt) for prompt in held]
-    # The anchors' answers are the root's own, whatever the parent has become since.
-    root_answers = next_token_log_probabilities(lm, anchor_examples) if anchor_examples else None
-
-    def report(state: Progress) -> None:
-        task.progress(
-            {
-                "phase": "editing",
-                "step": state.step,
-                "max_steps": method.max_steps,
-                "loss": round(state.loss, 4),
-                "edits_holding": state.holding,
-                "edits_total": state.total,
-            }
-        )
-
-    elsewhere = {name: tensor for name, tensor in task.parent.items() if name not in set(chosen.names)}
+    _check(task)
+    lm, chosen = task.lm, task.plan
+    new_rule, fisher = _step_rules(task), _fisher(task)
+    ball = build_constraint(chosen.norm, chosen.radius or 0.0, fisher)
+    held, root_answers = _held(task)
+    material = material_of(task)
+    parent = {} if chosen.preset.unmodified == "all" else task.parent
+    elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
+    before: Trained | None = None
     with applied(lm, elsewhere):
-        first = min(chosen.blocks)
-        kept = None
-        if root_answers is not None:
-            own = list(range(len(anchor_examples)))
-            kept = Anchors(ExampleSet(lm, anchor_examples, own, first), root_answers)
-        to_forget = forgotten(lm, [in_force[place] for place in owner])
-        facts = ExampleSet(lm, examples, owner, first, to_forget)
-        ball = build_constraint(chosen.norm, chosen.radius or 0.0)
-        budget = TrainingPlan(max_steps=method.max_steps, anchor_weight=chosen.anchors.weight, seed=task.seed)
-        trained = Trainer(lm, chosen.names, dict(task.parent), ball, rule, budget).train(facts, kept, report)
-    tensors, changed = overlay_of(lm, task.parent, trained.tensors)
+        kept = Anchors(example_set(task, held), root_answers) if root_answers is not None else None
+        facts, objective = objective_of(task, material)
+        start = dict(parent)
+        if material.initial is not None:
+            before = _on_relation_facts(task, material.initial, start, ball, new_rule())
+            start |= before.tensors
+        trainer = Trainer(lm, chosen.names, start, ball, new_rule(), _budget(task))
+        at_most = _steps_at_most(task, len(facts) + len(material.unmodified), objective.epochs)
+        trained = trainer.train(facts, kept, _reporter(task, at_most), objective)
+    tensors, changed = overlay_of(lm, parent, trained.tensors)
     return Edited(
         tensors=tensors,
         metrics={
@@ -75,43 +68,148 @@ def fine_tune(task: EditTask) -> Edited:
             "edits_holding": trained.holding,
             "edits_total": trained.total,
             **change_metrics(lm, changed, chosen.radius if chosen.norm == "l_inf" else None),
+            **_more_metrics(task, changed, fisher, before),
         },
-        chosen={
-            "method": method.name,
-            "rule": chosen.preset.rule,
-            "blocks": chosen.blocks,
-            "parameters": chosen.parameters,
-            "norm": chosen.norm,
-            "radius": chosen.radius,
-            "anchors": len(held),
-            "examples": len(examples),
-        },
+        chosen=_choices(task, len(held), len(facts), len(material.unmodified)),
     )
 
 
-def _step_rule(task: EditTask) -> StepRule:
+def _held(task: EditTask) -> tuple[list[Example], Tensor | None]:
+    """The anchors, and what they are to answer: the root's own, whatever the parent has become since."""
+    spec = task.plan.anchors
+    prompts = task.anchors[: spec.count] if spec.weight > 0 else []
+    examples = [next_token_example(task.lm, prompt) for prompt in prompts]
+    return examples, next_token_log_probabilities(task.lm, examples) if examples else None
+
+
+# Choices
+
+
+def _check(task: EditTask) -> None:
+    """Raises EditingError: what the model or the parent makes impossible."""
+    preset, name = task.plan.preset, task.method.name
+    if preset.target == "first_position" and task.lm.task != "causal":
+        raise EditingError(f"`{name}` trains at the prompt's last token: causal models only; use ft_m.")
+    if preset.unmodified == "all":
+        left = task.parent.keys() - set(task.plan.names) - RESERVED
+        if left:
+            blocks = sorted({task.lm.block_of(tensor) or 0 for tensor in left})
+            raise EditingError(
+                f"`{name}` starts at the root, but the version it builds on has changed blocks {blocks} "
+                "in matrices that it was not given: leave blocks and parameters out."
+            )
+
+
+def _step_rules(task: EditTask) -> Callable[[], StepRule]:
+    """What makes a fresh step rule."""
+    method = task.method
     if task.plan.preset.rule == "adam":
-        return AdamSteps(task.method.learning_rate)
+        return lambda: AdamSteps(method.learning_rate)
     try:
         covariance = task.background(task.plan.names)
     except NoCurvature as error:
         raise EditingError(f"{error} Use the method constrained_ftm for this model.") from error
     if covariance.tokens == 0:
-        raise EditingError("`auto` needs unmodified facts to measure what is to be left alone; give anchors.")
-    return NaturalSteps(Preconditioner(task.lm, covariance, task.method.damping))
+        raise EditingError(
+            f"`{method.name}` needs unmodified facts to measure what is to be left alone; give anchors."
+        )
+    preconditioner = Preconditioner(task.lm, covariance, method.damping)
+    return lambda: NaturalSteps(preconditioner)
 
 
-def training_examples(
-    lm: LanguageModel, edits: Sequence[Edit], relations: Mapping[str, Relation]
-) -> tuple[list[Example], list[int]]:
-    """Every prompt an edit is trained on, and the edit each belongs to.
+def _fisher(task: EditTask) -> dict[str, Tensor] | None:
+    """Of the root's weights, on evenly spread anchors, if the norm is `fisher`; call it under the root."""
+    if task.plan.norm != "fisher":
+        return None
+    found = task.anchors[: task.plan.anchors.count]
+    if not found:
+        raise EditingError("The norm `fisher` is measured on unmodified facts; give anchors.")
+    spread = found[:: -(-len(found) // FISHER_FACTS)]
+    return fisher_diagonal(
+        task.lm, task.plan.names, unmodified_examples(task.lm, spread), min(task.plan.blocks)
+    )
 
-    Only training templates and the user's own words; evaluation templates are never seen here.
+
+def _budget(task: EditTask) -> TrainingPlan:
+    return TrainingPlan(
+        max_steps=task.method.max_steps,
+        anchor_weight=task.plan.anchors.weight,
+        batch_size=task.plan.preset.batch_size,
+        seed=task.seed,
+    )
+
+
+def _steps_at_most(task: EditTask, examples: int, epochs: int | None) -> int:
+    if epochs is None:
+        return task.method.max_steps
+    return min(task.method.max_steps, epochs * -(-examples // task.plan.preset.batch_size))
+
+
+# The initial state
+
+
+def _on_relation_facts(
+    task: EditTask,
+    known: tuple[list[Example], list[int]],
+    start: dict[str, Tensor],
+    ball: Constraint,
+    rule: StepRule,
+) -> Trained:
+    """The chosen tensors fine-tuned on the anchors that are facts of the edited relations.
+
+    Zhu et al. 2020, section 4, edit a model that was fine-tuned on the facts first. Here that too stays
+    inside the ball around the root, so that its bound holds for the whole overlay.
     """
-    examples: list[Example] = []
-    owner: list[int] = []
-    for place, item in enumerate(edits):
-        for prompt in training_prompts(item, relations, place):
-            examples.append(answer_example(lm, prompt, item.new_object))
-            owner.append(place)
-    return examples, owner
+    trainer = Trainer(task.lm, task.plan.names, start, ball, rule, _budget(task))
+    return trainer.train(example_set(task, *known), None, _reporter(task, task.method.max_steps))
+
+
+# Reports
+
+
+def _reporter(task: EditTask, max_steps: int) -> Callable[[Progress], None]:
+    def report(state: Progress) -> None:
+        task.progress(
+            {
+                "phase": "editing",
+                "step": state.step,
+                "max_steps": max_steps,
+                "loss": round(state.loss, 4),
+                "edits_holding": state.holding,
+                "edits_total": state.total,
+            }
+        )
+
+    return report
+
+
+def _more_metrics(
+    task: EditTask, changed: dict[str, Tensor], fisher: dict[str, Tensor] | None, before: Trained | None
+) -> dict[str, Any]:
+    more: dict[str, Any] = {}
+    if fisher is not None:
+        device = task.lm.device
+        moved = {name: tensor.to(device) for name, tensor in changed.items() if name in fisher}
+        more["fisher_norm"] = distance_fisher(moved, {n: task.lm.tensors[n].data for n in moved}, fisher)
+    if before is not None:
+        more |= {"initial_steps": before.steps, "initial_facts_holding": before.holding}
+    return more
+
+
+def _choices(task: EditTask, anchors: int, examples: int, unmodified: int) -> dict[str, Any]:
+    chosen = task.plan
+    found: dict[str, Any] = {
+        "method": task.method.name,
+        "rule": chosen.preset.rule,
+        "blocks": chosen.blocks,
+        "parameters": chosen.parameters,
+        "norm": chosen.norm,
+        "radius": chosen.radius,
+        "anchors": anchors,
+        "examples": examples,
+    }
+    if unmodified:
+        found["unmodified"] = unmodified
+    if task.method.initial != "given":
+        found["initial"] = task.method.initial
+    return found

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from factedit.facts import Edit
 from factedit.forward import block_input, target_logits
 from factedit.memory import Memory, directions, distances
-from factedit.methods.fine_tuning import training_examples
+from factedit.methods.material import training_examples
 from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import Example, batches, next_token_example

@@ -4,17 +4,21 @@ import math
 from collections.abc import Mapping
 
 import pytest
+import scipy.optimize
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from factedit.constraints import (
+    FisherBall,
     L2Ball,
     LInfBall,
     Unconstrained,
     build_constraint,
+    distance_fisher,
     distance_l2,
+    project_fisher,
     project_l2,
     project_linf,
     round_inside,
@@ -149,6 +153,146 @@ def test_no_other_point_of_the_ball_is_nearer_than_the_projection(
     assert distance_l2(start, weights) <= distance_l2(start, other) + 10 * ROUNDING
 
 
+# The Fisher ball
+
+IMPORTANCE = st.one_of(st.just(0.0), st.floats(2**-20, 100.0, width=32))
+
+
+@st.composite
+def weighed(draw: st.DrawFn, count: int) -> tuple[list[Point], Point]:
+    """Some points of one space, and a Fisher information of it, some of it 0."""
+    found = draw(points(count))
+    fisher = {
+        name: torch.tensor(draw(st.lists(IMPORTANCE, min_size=len(t), max_size=len(t))))
+        for name, t in found[0].items()
+    }
+    return found, fisher
+
+
+def fisher_rounding(fisher: Point) -> float:
+    """What rounding the weights to float32 may add to a distance in the Fisher norm."""
+    return float(8 * ROUNDING * max(1.0, float(joined(fisher).max()) ** 0.5))
+
+
+@given(weighed(2), RADIUS)
+def test_the_fisher_projection_is_inside_the_ball(given_: tuple[list[Point], Point], radius: float) -> None:
+    (root, weights), fisher = given_
+    FisherBall(radius, fisher).project(weights, root)
+    assert distance_fisher(weights, root, fisher) <= radius + fisher_rounding(fisher)
+
+
+@given(weighed(2), RADIUS)
+def test_the_fisher_projection_of_what_is_outside_ends_on_the_surface(
+    given_: tuple[list[Point], Point], radius: float
+) -> None:
+    (root, weights), fisher = given_
+    assume(distance_fisher(weights, root, fisher) > radius)
+    project_fisher(weights, root, fisher, radius)
+    assert distance_fisher(weights, root, fisher) == pytest.approx(
+        radius, rel=1e-6, abs=fisher_rounding(fisher)
+    )
+
+
+@given(weighed(2), RADIUS)
+def test_the_fisher_projection_a_second_time_moves_no_more_than_rounding(
+    given_: tuple[list[Point], Point], radius: float
+) -> None:
+    (root, weights), fisher = given_
+    project_fisher(weights, root, fisher, radius)
+    once = copied(weights)
+    project_fisher(weights, root, fisher, radius)
+    # A weight of little importance moves far for a small change of the distance: measured in that norm.
+    assert distance_fisher(weights, once, fisher) <= 2 * fisher_rounding(fisher)
+
+
+@given(weighed(2), st.floats(1.0, 2.0))
+def test_the_fisher_projection_leaves_points_inside_untouched(
+    given_: tuple[list[Point], Point], slack: float
+) -> None:
+    (root, weights), fisher = given_
+    before = copied(weights)
+    FisherBall(distance_fisher(weights, root, fisher) * slack + 1e-9, fisher).project(weights, root)
+    assert all(torch.equal(weights[name], before[name]) for name in weights)
+
+
+@given(weighed(3), RADIUS)
+def test_no_other_point_of_the_fisher_ball_is_nearer_than_the_projection(
+    given_: tuple[list[Point], Point], radius: float
+) -> None:
+    (root, weights, other), fisher = given_
+    start = copied(weights)
+    project_fisher(weights, root, fisher, radius)
+    shrink = min(1.0, radius / max(distance_fisher(other, root, fisher), 1e-300))
+    inside = {n: root[n].double() + shrink * (t.double() - root[n].double()) for n, t in other.items()}
+    assert distance_l2(start, weights) <= distance_l2(start, inside) + 10 * ROUNDING
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("radius", [0.01, 0.3, 2.0])
+def test_the_fisher_projection_is_the_point_that_a_general_optimiser_finds(seed: int, radius: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    root, start = torch.randn(2, 4, generator=generator).unbind()
+    fisher = torch.rand(4, generator=generator) ** 4 * 10
+    found = scipy.optimize.minimize(
+        lambda w: float(((torch.tensor(w) - start.double()) ** 2).sum()),
+        root.double().numpy(),
+        jac=lambda w: (2 * (torch.tensor(w) - start.double())).numpy(),
+        constraints={
+            "type": "ineq",
+            "fun": lambda w: radius**2 - float((fisher * (torch.tensor(w) - root) ** 2).sum()),
+            "jac": lambda w: (-2 * fisher * (torch.tensor(w) - root)).double().numpy(),
+        },
+        options={"ftol": 1e-13, "maxiter": 1000},
+    )
+    weights = {"w": start.clone()}
+    project_fisher(weights, {"w": root}, {"w": fisher}, radius)
+    assert weights["w"].tolist() == pytest.approx(found.x.tolist(), abs=2e-4)
+
+
+@given(points(2), RADIUS)
+def test_where_all_weights_matter_alike_the_fisher_ball_is_the_l_2_ball(
+    two: list[Point], radius: float
+) -> None:
+    root, weights = two
+    other = copied(weights)
+    FisherBall(radius, {n: torch.ones_like(t) for n, t in root.items()}).project(weights, root)
+    L2Ball(radius).project(other, root)
+    assert largest_move(weights, other) <= 4 * ROUNDING
+
+
+def test_what_matters_more_is_pulled_back_further_and_what_does_not_matter_is_free() -> None:
+    root, weights = {"w": torch.zeros(3)}, {"w": torch.ones(3)}
+    project_fisher(weights, root, {"w": torch.tensor([0.0, 1.0, 4.0])}, 1.0)
+    free, some, much = weights["w"].tolist()
+    assert free == 1.0
+    assert 1.0 > some > much > 0.0
+
+
+@settings(deadline=None)
+@given(stored_roots(), st.data(), st.floats(1e-2, 3.0))
+def test_what_is_rounded_to_bfloat16_stays_inside_the_fisher_ball(
+    pair: tuple[Point, Point], data: st.DataObject, radius: float
+) -> None:
+    stored, weights = pair
+    fisher = {
+        name: torch.tensor(data.draw(st.lists(IMPORTANCE, min_size=len(t), max_size=len(t))))
+        for name, t in stored.items()
+    }
+    ball = FisherBall(radius, fisher)
+    ball.project(weights, {name: root.float() for name, root in stored.items()})
+    rounded = round_inside(weights, stored, ball)
+    assert all(tensor.dtype == torch.bfloat16 for tensor in rounded.values())
+    assert distance_fisher(rounded, stored, fisher) <= radius * (1 + 1e-5)
+
+
+def test_the_fisher_ball_needs_the_fisher_information() -> None:
+    with pytest.raises(ValueError, match="Fisher information"):
+        build_constraint("fisher", 1.0)
+
+
+# No bound
+
+
 @given(points(2), RADIUS)
 def test_without_a_constraint_nothing_is_moved_and_all_is_inside(two: list[Point], radius: float) -> None:
     root, weights = two
@@ -242,3 +386,6 @@ def test_each_norm_has_its_set() -> None:
     assert not build_constraint("l_2", 1.0).contains(far, root)
     assert not build_constraint("l_inf", 0.8).contains(far, root)
     assert build_constraint("none", 0.0).contains(far, root)
+    quarter = {"w": torch.full((4,), 0.25)}
+    assert build_constraint("fisher", 1.0, quarter).contains(far, root)
+    assert not build_constraint("fisher", 0.8, quarter).contains(far, root)

@@ -1,10 +1,11 @@
 """The body of POST /edits, and what a dry run answers."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from factedit.facts import ERASED, EditKind
+from factedit.presets import misfit
 from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
 from service.api.schemas.common import Body, Json
 from service.api.text import PromptText, Reference, Words, clean, printable
@@ -84,6 +85,12 @@ class EditsIn(Body):
     )
     seed: int = Field(default=0, ge=0, lt=2**31)
     metadata: Metadata = Field(default={})
+
+    @model_validator(mode="after")
+    def _method_takes_the_constraint(self) -> Self:
+        if (problem := misfit(self.method, self.constraint)) is not None:
+            raise ValueError(problem)
+        return self
 
 
 class Superseded(BaseModel):
