@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.cells import Cells, Json, code_digest, digest_of
-from factedit.anchors import anchor_prompts, background_of
+from factedit.anchors import background_of, draw
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import Covariance, measure
 from factedit.editing import edit
@@ -135,7 +135,8 @@ class Engine:
             RuntimeError: the root is not what it was.
         """
         in_force = [*edits, *ledger]
-        anchors = plan(self.lm, choices.method, choices.blocks, choices.constraint).anchors
+        chosen = plan(self.lm, choices.method, choices.blocks, choices.constraint)
+        catalogue, count, contrasting = builtin_catalogue(), chosen.anchors.count, chosen.preset.contrasts
         measuring = [0.0]
 
         def background(names: Sequence[str]) -> Covariance:
@@ -153,7 +154,7 @@ class Engine:
             edits=edits,
             ledger=ledger,
             relations={},
-            anchors=anchor_prompts(builtin_catalogue(), in_force, anchors.count, choices.seed, avoid),
+            anchors=draw(catalogue, in_force, {}, count, choices.seed, avoid, contrasting=contrasting),
             method=choices.method,
             blocks=choices.blocks,
             constraint=choices.constraint,

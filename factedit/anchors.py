@@ -1,10 +1,14 @@
 """Anchors: unmodified facts whose answers are held while editing; never a probe's. No torch here."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from factedit.facts import Edit
-from factedit.relations import Catalogue
+from factedit.names import invented_name
+from factedit.prefixes import PREFIXES
+from factedit.recognition import load_wordings
+from factedit.relations import SUBJECT, Catalogue, Relation
+from factedit.wording import training_prompts
 
 BACKGROUND = 2000
 """Prompts read for the background; on SmolLM2-135M 1,500 and 5,000 protect the probes alike."""
@@ -61,3 +65,66 @@ def background_of(catalogue: Catalogue, edits: Sequence[Edit], count: int = BACK
         for prompt in catalogue.relations[fact.relation].training_prompts(fact.subject)
     }
     return [prompt for prompt in background_prompts(catalogue, count) if prompt in mine]
+
+
+def draw(
+    catalogue: Catalogue,
+    edits: Sequence[Edit],
+    relations: Mapping[str, Relation],
+    count: int,
+    seed: int,
+    avoid: Collection[str] = (),
+    *,
+    contrasting: bool,
+) -> list[str]:
+    """The anchors of a batch, for methods that want contrasts (factedit.presets) and for all others."""
+    if contrasting:
+        enough = min(count, CONTRASTS_AT_LEAST + CONTRASTS_PER_EDIT * len(edits))
+        return contrasts(catalogue, edits, relations, enough, seed, avoid)
+    return anchor_prompts(catalogue, edits, count, seed, avoid)
+
+
+CONTRASTS_AT_LEAST, CONTRASTS_PER_EDIT = 600, 24
+SAME_WORDS, OTHER_WORDS = 0.4, 0.4
+"""Shares of the anchors that ask of others what the edits ask, and that ask anything of anyone."""
+
+
+def contrasts(
+    catalogue: Catalogue,
+    edits: Sequence[Edit],
+    relations: Mapping[str, Relation],
+    count: int,
+    seed: int,
+    avoid: Collection[str] = (),
+) -> list[str]:
+    """Prompts that tell an edit's subject from all others: its own words, said of somebody else.
+
+    An edit that is trained on "X speaks" alone changes what is said of everybody who speaks. The rest
+    are the recognisable relations' words, and `anchor_prompts`. Subjects are the catalogue's anchors'
+    or invented; never an edited one, nor a probe's. The answers need not be known: they are the root's.
+    """
+    rng = random.Random(seed)
+    edited = {edit.subject.casefold() for edit in edits}
+    subjects = sorted({f.subject for f in catalogue.anchor_facts()} - {edit.subject for edit in edits})
+    subjects = [subject for subject in subjects if subject.casefold() not in edited]
+
+    def somebody() -> str:
+        return invented_name(rng) if rng.random() < 0.4 else rng.choice(subjects)
+
+    own = list(_skeletons(edits, relations))
+    others = [template for wording in load_wordings().values() for template in wording.templates]
+    neighbors = [prompt for edit in edits for prompt in edit.neighbors]
+    same = [rng.choice(own).replace(SUBJECT, somebody()) for _ in range(int(count * SAME_WORDS)) if own]
+    other = [rng.choice(others).replace(SUBJECT, somebody()) for _ in range(int(count * OTHER_WORDS))]
+    led_in = [f"{rng.choice(PREFIXES)} {p}" if rng.random() < 0.2 else p for p in [*same, *other]]
+    known = anchor_prompts(catalogue, edits, count, seed, avoid)
+    pool = dict.fromkeys([*neighbors, *led_in, *known])
+    return [prompt for prompt in pool if prompt not in set(avoid)][:count]
+
+
+def _skeletons(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
+    """The edits' words, lead-ins left out, with the subject's place open; those that name it."""
+    for place, edit in enumerate(edits):
+        for prompt in training_prompts(edit, relations, place):
+            if edit.subject in prompt and not prompt.startswith(PREFIXES):
+                yield prompt.replace(edit.subject, SUBJECT)

@@ -90,6 +90,35 @@ class Preconditioner:
         return inverse @ gradient if self._transposed[name] else gradient @ inverse
 
 
+class HalfPreconditioner:
+    """Multiplies by the inverse square root of the damped covariance, with gain 1 where nothing is used.
+
+    Weights W = W0 + V H, for this H, move by V freely in unused directions and little in used ones:
+    in the coordinates V the curvature is about the same everywhere. `damping` is as above. The
+    products are taken in the model's own dtype, which is several times faster on some processors.
+    """
+
+    def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
+        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
+        self._half = {n: _half(total, damping).to(lm.model.dtype) for n, total in covariance.sums.items()}
+
+    def __call__(self, name: str, matrix: Tensor) -> Tensor:
+        """`matrix`, in the shape of matrix `name`, times H on the side where vectors enter; float32."""
+        half = self._half[name]
+        narrow = matrix.to(half.dtype)
+        return (half @ narrow if self._transposed[name] else narrow @ half).float()
+
+
+def _half(total: Tensor, damping: float) -> Tensor:
+    scale = total.diagonal().mean()
+    if not scale > 0:
+        return torch.eye(len(total), device=total.device)
+    values, vectors = torch.linalg.eigh(total / scale)
+    gains = (damping / (values.clamp_min(0) + damping)).sqrt()
+    half: Tensor = (vectors * gains) @ vectors.T
+    return half
+
+
 def _inverse(total: Tensor, damping: float) -> Tensor:
     scale = total.diagonal().mean()
     if not scale > 0:

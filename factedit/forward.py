@@ -33,8 +33,8 @@ def target_logits(
     """
     with ExitStack() as stack:
         if prefix is not None and first_block > 0:
-            stack.enter_context(_blocks_skipped(lm, first_block, prefix))
-        stack.enter_context(_rows_gathered(lm, batch))
+            stack.enter_context(blocks_skipped(lm, first_block, prefix))
+        stack.enter_context(rows_gathered(lm, batch))
         output = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
     logits: Tensor = output.logits
     return logits.squeeze(0)
@@ -62,7 +62,7 @@ def _options(lm: LanguageModel) -> dict[str, bool]:
 
 
 @contextmanager
-def _blocks_skipped(lm: LanguageModel, first_block: int, prefix: Tensor) -> Iterator[None]:
+def blocks_skipped(lm: LanguageModel, first_block: int, prefix: Tensor) -> Iterator[None]:
     """The blocks below `first_block` pass on `prefix` in whatever form they return their output."""
     skipped = list(lm.blocks)[:first_block]
     returns_tuple = _returns_tuple(lm)
@@ -93,7 +93,7 @@ def _returns_tuple(lm: LanguageModel) -> bool:
 
 
 @contextmanager
-def _rows_gathered(lm: LanguageModel, batch: Batch) -> Iterator[None]:
+def rows_gathered(lm: LanguageModel, batch: Batch) -> Iterator[None]:
     """The head sees only the target rows, as one contiguous [1, N, d] sequence."""
 
     def gather(_: nn.Module, __: Any, output: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodName, MethodSpec, Norm, ParameterSet
 
-Rule = Literal["adam", "natural", "closed_form", "memory", "context"]
+Rule = Literal["adam", "natural", "natural_adam", "closed_form", "memory", "context"]
 Target = Literal["answer_and_stop", "answer", "first_position"]
 Unmodified = Literal["none", "mixed", "all"]
 
@@ -27,6 +27,10 @@ class Preset:
         unmodified: whether unmodified facts are trained on: none, mixed into each batch, all in epochs.
         epochs: over all examples, at most; None: only over the facts that do not hold yet.
         enough: the loss below which an epoch's batch is passed over.
+        batch_size, anchor_batch: examples of facts, and anchors, per step.
+        contrasts: whether anchors ask of others what the edits ask (factedit.anchors.contrasts).
+        frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
+            result is checked, and mended where need be, on whole examples.
     """
 
     rule: Rule
@@ -42,6 +46,9 @@ class Preset:
     epochs: int | None = None
     batch_size: int = 64
     enough: float = 0.0
+    anchor_batch: int = 64
+    contrasts: bool = False
+    frozen_contexts: bool = False
 
 
 _ADAM = Preset(
@@ -88,7 +95,18 @@ _BESIDE = Preset(
 )
 
 PRESETS: Mapping[MethodName, Preset] = {
-    "auto": _NATURAL,
+    # Ours: anchors that contrast, other words for bare prompts, and Adam in natural coordinates.
+    "auto": Preset(
+        rule="natural_adam",
+        parameters="mlp",
+        anchors=AnchorSpec(count=3000, weight=10.0),
+        depth=(0.69, 0.86),
+        radius={"l_inf": 0.1, "l_2": 30.0, "fisher": 30.0},
+        batch_size=96,
+        anchor_batch=96,
+        contrasts=True,
+        frozen_contexts=True,
+    ),
     # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
     "crisp": _NATURAL,
     # Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3: the constrained objective,
@@ -118,7 +136,7 @@ PRESETS: Mapping[MethodName, Preset] = {
     "kv_memory": _BESIDE,
     "in_context": replace(_BESIDE, rule="context", anchors=AnchorSpec(count=0, weight=0.0)),
 }
-"""`auto` and `crisp` take curvature-aware steps. Each method's source is beside it, or in its module."""
+"""Each method's source is beside it, or in its module."""
 
 UNMODIFIED = 1000
 """Anchors drawn where only the constraint or the initial state asks for unmodified facts."""

@@ -44,13 +44,16 @@ class AnchorSpec(_Spec):
     weight: Finite = Field(default=10.0, ge=0, le=1000, description="Weight of the anchors' KL in the loss.")
 
 
-IN_EPOCHS: Mapping[str, Mapping[str, float]] = {
+USUAL: Mapping[str, Mapping[str, float]] = {
+    "auto": {"max_steps": 240, "learning_rate": 3e-3, "damping": 1e-2},
     "retrain": {"max_steps": 5000, "learning_rate": 5e-5},
     "ft_l": {"max_steps": 5000},
     "ft_m": {"max_steps": 5000},
     "loc_ft": {"max_steps": 5000},
 }
-"""The methods that go over all facts in epochs, with their defaults where these are not the fields'."""
+"""The methods' own defaults, where these are not the fields'."""
+IN_EPOCHS = frozenset({"retrain", "ft_l", "ft_m", "loc_ft"})
+"""The methods that go over all facts in epochs."""
 FROM_ANY_STATE: frozenset[MethodName] = frozenset(
     {"crisp", "constrained_ftm", "ftm", "fta", "ft_l", "ft_m", "loc_ft"}
 )
@@ -62,12 +65,12 @@ class MethodSpec(_Spec):
     name: MethodName = Field(
         default="auto",
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
-        "`ftm`: the same with no ball; `auto`: inside the ball too, by steps that avoid the directions "
-        "which unmodified facts use; `crisp`: by those steps alone. `fta`: modified and unmodified facts "
-        "mixed, with no ball unless one is given; `retrain`: the reference, all facts anew from the root. "
-        "One matrix, on the edit's own prompt: `ft_l`, `ft_m`, `loc_ft`. Closed form, with no ball: `rome`, "
-        "`memit`, `alphaedit`, `ultraedit`. "
-        "No weight at all: `kv_memory` calls up what to answer, `in_context` puts the facts in the prompt.",
+        "`ftm`: the same with no ball; `auto`: inside the ball too, beside anchors that ask the same of "
+        "others, by steps that avoid the directions which unmodified facts use; `crisp`: by such steps "
+        "alone. `fta`: modified and unmodified facts mixed, with no ball unless one is given; `retrain`: "
+        "the reference, all facts anew from the root. One matrix, on the edit's own prompt: `ft_l`, `ft_m`, "
+        "`loc_ft`. Closed form, with no ball: `rome`, `memit`, `alphaedit`, `ultraedit`. No weight at all: "
+        "`kv_memory` calls up what to answer, `in_context` puts the facts in the prompt.",
     )
     parameters: ParameterSet | None = Field(
         default=None,
@@ -77,7 +80,7 @@ class MethodSpec(_Spec):
         default=120,
         ge=1,
         le=5000,
-        description="Optimiser steps at most (where the method goes by epochs, 5000); "
+        description="Optimiser steps at most (`auto`: 240; where the method goes by epochs: 5000); "
         "stops early once every edit holds.",
     )
     epochs: int | None = Field(
@@ -90,13 +93,14 @@ class MethodSpec(_Spec):
         default=5e-4,
         gt=0,
         le=1,
-        description="Adam's step size (`retrain`: 5e-5); `auto` and `crisp` need none.",
+        description="Adam's step size (`auto`: 3e-3; `retrain`: 5e-5); `crisp` needs none.",
     )
     damping: Finite = Field(
         default=3e-3,
         gt=0,
         le=100,
-        description="`auto`, `crisp`: the share of the mean curvature below which a direction is unused.",
+        description="The share of the mean curvature below which a direction is unused (`auto`: 1e-2); "
+        "`rome`, `memit`: what is added to the covariance.",
     )
     anchors: AnchorSpec | None = Field(
         default=None,
@@ -117,8 +121,8 @@ class MethodSpec(_Spec):
     @model_validator(mode="before")
     @classmethod
     def _usual_budget(cls, given: Any) -> Any:
-        name = given.get("name") if isinstance(given, dict) else None
-        return {**IN_EPOCHS[name], **given} if isinstance(name, str) and name in IN_EPOCHS else given
+        name = given.get("name", "auto") if isinstance(given, dict) else None
+        return {**USUAL[name], **given} if isinstance(name, str) and name in USUAL else given
 
     @model_validator(mode="after")
     def _matrices_only(self) -> Self:

@@ -122,13 +122,14 @@ class TrainingPlan:
     Attributes:
         hold_probability: a fact holds when each of its target tokens is the most probable one and
             at least this probable; a fact that holds no longer pulls at the weights.
-        batch_size: examples of facts, and of anchors, per step.
+        batch_size: examples of facts per step; `anchor_batch`: anchors.
     """
 
     max_steps: int
     anchor_weight: float
     hold_probability: float = 0.5
     batch_size: int = 64
+    anchor_batch: int = 64
     seed: int = 0
 
 
@@ -213,12 +214,16 @@ class Trainer:
                 for step in self._rounds(facts, failing, objective):
                     if steps >= self.plan.max_steps:
                         break
-                    loss = self._backward(facts, step, anchors, objective)
+                    loss = self._backward(facts, step, objective)
+                    if anchors is not None and not self.rule.separate:
+                        loss += self._anchors_backward(anchors)
                     losses.append(loss)
                     if loss < objective.enough:
                         self._pass_over()
                         continue
                     self._step(loss)
+                    if anchors is not None and self.rule.separate:
+                        self._step(self._anchors_backward(anchors))
                     steps += 1
                     progress(Progress(step=steps, loss=loss, holding=holding, total=total))
                 epoch, mean = epoch + 1, sum(losses) / len(losses)
@@ -227,21 +232,22 @@ class Trainer:
 
     # One step
 
-    def _backward(
-        self, facts: ExampleSet, step: Step, anchors: "Anchors | None", objective: Objective
-    ) -> float:
+    def _backward(self, facts: ExampleSet, step: Step, objective: Objective) -> float:
         chosen, beside = step
         value = 0.0
         for examples, index in ((objective.wording or facts, chosen), (objective.unmodified, beside)):
             if examples is not None and index:
                 value += self._answers_backward(examples, index, len(chosen) + len(beside))
-        if anchors is not None and self.plan.anchor_weight > 0:
-            size = min(len(anchors.examples), self.plan.batch_size)
-            index = torch.randperm(len(anchors.examples), generator=self._generator)[:size].tolist()
-            divergence = self.plan.anchor_weight * anchors.divergence(index)
-            divergence.backward()
-            value += float(divergence.detach())
         return value
+
+    def _anchors_backward(self, anchors: "Anchors") -> float:
+        if self.plan.anchor_weight == 0:
+            return 0.0
+        size = min(len(anchors.examples), self.plan.anchor_batch)
+        index = torch.randperm(len(anchors.examples), generator=self._generator)[:size].tolist()
+        divergence = self.plan.anchor_weight * anchors.divergence(index)
+        divergence.backward()
+        return float(divergence.detach())
 
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
         """The part that some examples have in the loss of a batch `of` so many."""

@@ -4,10 +4,14 @@ from collections.abc import Mapping
 
 from factedit.facts import Edit
 from factedit.prefixes import PREFIXES
+from factedit.recognition import wordings_for
 from factedit.relations import Relation
 
 PREFIXED = 2
 """How many lead-in sentences each edit's plainest prompt is also trained after."""
+
+RECOGNISED = 4
+"""How many wordings of its relation a bare prompt is also trained in, if the relation is recognised."""
 
 
 class NoWords(ValueError):
@@ -47,5 +51,18 @@ def training_prompts(item: Edit, relations: Mapping[str, Relation], place: int =
     prompts += item.paraphrases
     if not prompts:
         raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
+    if len(prompts) == 1:
+        prompts += _recognised(item, prompts[0], place)
     lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED)]
     return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))
+
+
+def _recognised(item: Edit, prompt: str, place: int) -> list[str]:
+    """Other words for a bare prompt: of the relation that it is recognised to ask for (none if it is not).
+
+    Each edit takes others of the relation's wordings, so that a batch sees them all.
+    """
+    asked_for = item.old_object if item.erase and item.old_object else item.new_object
+    found = wordings_for(prompt, item.subject, asked_for)
+    start = place * RECOGNISED % len(found) if found else 0
+    return [*found[start:], *found[:start]][:RECOGNISED]

@@ -1,15 +1,15 @@
 """The edit work, in the child: train, verify that nothing else moved, publish to the store."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from factedit.anchors import anchor_prompts, background_of
+from factedit.anchors import background_of, draw
 from factedit.blocks import NoSuchBlock
-from factedit.curvature import Covariance, NoCurvature, measure
+from factedit.curvature import Covariance, measure
 from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
@@ -29,9 +29,8 @@ def edit_work(bench: Bench, message: Json, tell: Tell) -> Json:
         tell.phase("loading")
         lm = bench.root(order)
         parent = bench.overlay(order, order.parent_overlay)
-        background = _background(bench, order, lm, tell)
         tell.phase("editing")
-        edited = _train(lm, order, parent, background, tell)
+        edited = _train(bench, order, lm, parent, tell)
         integrity = {**bench.check_root(), **_changes(lm, edited, parent)}
         tell.phase("publishing")
         return _publish(bench, order, edited, integrity).model_dump(mode="json")
@@ -46,45 +45,45 @@ def _asked_for() -> Iterator[None]:
         raise WorkFailed("editing_failed", str(error)) from error
 
 
-def _background(bench: Bench, order: EditOrder, lm: LanguageModel, tell: Tell) -> Covariance | None:
-    """What enters the chosen matrices while the root reads of other subjects, if the method asks for it."""
-    chosen = plan(lm, order.method, order.blocks, order.constraint)
-    if chosen.preset.rule != "natural":
-        return None
+def _background(
+    bench: Bench, order: EditOrder, lm: LanguageModel, tell: Tell, names: Sequence[str]
+) -> Covariance:
+    """What enters the matrices `names` while the root reads of other subjects than the edited ones."""
 
     def told(done: int, total: int) -> None:
         tell.progress({"phase": "loading", "done": done, "total": total})
 
-    try:
-        whole = bench.background(order, chosen.names, told)
-        mine = background_of(builtin_catalogue(), [*order.edits, *order.ledger])
-        return whole.minus(measure(lm, chosen.names, mine)) if mine else whole
-    except NoCurvature as error:
-        raise EditingError(f"{error} Use the method constrained_ftm for this model.") from error
+    whole = bench.background(order, names, told)
+    mine = background_of(builtin_catalogue(), [*order.edits, *order.ledger])
+    return whole.minus(measure(lm, names, mine)) if mine else whole
 
 
 def _train(
-    lm: LanguageModel,
-    order: EditOrder,
-    parent: Mapping[str, Tensor],
-    background: Covariance | None,
-    tell: Tell,
+    bench: Bench, order: EditOrder, lm: LanguageModel, parent: Mapping[str, Tensor], tell: Tell
 ) -> Edited:
-    in_force = [*order.edits, *order.ledger]
-    anchors = plan(lm, order.method, order.blocks, order.constraint).anchors
+    chosen = plan(lm, order.method, order.blocks, order.constraint)
+    anchors = draw(
+        builtin_catalogue(),
+        [*order.edits, *order.ledger],
+        order.relations,
+        chosen.anchors.count,
+        order.seed,
+        order.avoid,
+        contrasting=chosen.preset.contrasts,
+    )
     return edit(
         lm,
         parent=parent,
         edits=order.edits,
         ledger=order.ledger,
         relations=order.relations,
-        anchors=anchor_prompts(builtin_catalogue(), in_force, anchors.count, order.seed, order.avoid),
+        anchors=anchors,
         method=order.method,
         blocks=order.blocks,
         constraint=order.constraint,
         seed=order.seed,
         progress=tell.progress,
-        background=None if background is None else (lambda _: background),
+        background=lambda names: _background(bench, order, lm, tell, names),
     )
 
 

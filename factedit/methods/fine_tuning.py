@@ -4,19 +4,20 @@ That is: objective x constraint x parameters x initial state. Each preset's sour
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, build_constraint, distance_fisher
-from factedit.curvature import NoCurvature, Preconditioner
+from factedit.curvature import HalfPreconditioner, NoCurvature, Preconditioner
 from factedit.fisher import fisher_diagonal
-from factedit.methods.material import example_set, material_of, objective_of
-from factedit.methods.material import training_examples as training_examples
+from factedit.frozen_context import FrozenContexts
+from factedit.methods.material import Material, example_set, kind_of, material_of, objective_of
 from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
-from factedit.steps import AdamSteps, NaturalSteps, StepRule
+from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps, StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
 from factedit.training import (
     Anchors,
@@ -28,6 +29,8 @@ from factedit.training import (
 )
 from factedit.unmodified import unmodified_examples
 
+MENDING = 4
+"""One in so many steps, at most, is left for what did not hold in whole examples."""
 FISHER_FACTS = 256
 """How many unmodified facts the Fisher information is measured on, one backward pass each."""
 
@@ -51,8 +54,11 @@ def fine_tune(task: EditTask) -> Edited:
     elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
     before: Trained | None = None
     with applied(lm, elsewhere):
-        kept = Anchors(example_set(task, held), root_answers) if root_answers is not None else None
-        facts, objective = objective_of(task, material)
+        kind = kind_of(task, material)
+        kept = None
+        if root_answers is not None:
+            kept = Anchors(example_set(task, held, kind=kind), root_answers)
+        facts, objective = objective_of(task, material, kind)
         start = dict(parent)
         if material.initial is not None:
             before = _on_relation_facts(task, material.initial, start, ball, new_rule())
@@ -60,6 +66,8 @@ def fine_tune(task: EditTask) -> Edited:
         trainer = Trainer(lm, chosen.names, start, ball, new_rule(), _budget(task))
         at_most = _steps_at_most(task, len(facts) + len(material.unmodified), objective.epochs)
         trained = trainer.train(facts, kept, _reporter(task, at_most), objective)
+        if kind is FrozenContexts:
+            trained = _mended(task, material, {**start, **trained.tensors}, ball, new_rule(), kept, trained)
     tensors, changed = overlay_of(lm, parent, trained.tensors)
     return Edited(
         tensors=tensors,
@@ -72,6 +80,23 @@ def fine_tune(task: EditTask) -> Edited:
         },
         chosen=_choices(task, len(held), len(facts), len(material.unmodified)),
     )
+
+
+def _mended(
+    task: EditTask,
+    material: Material,
+    start: dict[str, Tensor],
+    ball: Constraint,
+    rule: StepRule,
+    kept: Anchors | None,
+    before: Trained,
+) -> Trained:
+    """Trained on, now on whole examples, where facts that held in frozen contexts do not hold in them."""
+    facts, objective = objective_of(task, material)
+    budget = replace(_budget(task), max_steps=max(1, task.method.max_steps // MENDING))
+    trainer = Trainer(task.lm, task.plan.names, start, ball, rule, budget)
+    after = trainer.train(facts, kept, _reporter(task, budget.max_steps), objective)
+    return replace(after, steps=before.steps + after.steps)
 
 
 def _held(task: EditTask) -> tuple[list[Example], Tensor | None]:
@@ -113,6 +138,9 @@ def _step_rules(task: EditTask) -> Callable[[], StepRule]:
         raise EditingError(
             f"`{method.name}` needs unmodified facts to measure what is to be left alone; give anchors."
         )
+    if task.plan.preset.rule == "natural_adam":
+        half = HalfPreconditioner(task.lm, covariance, method.damping)
+        return lambda: NaturalAdamSteps(half, method.learning_rate, method.max_steps)
     preconditioner = Preconditioner(task.lm, covariance, method.damping)
     return lambda: NaturalSteps(preconditioner)
 
@@ -135,6 +163,7 @@ def _budget(task: EditTask) -> TrainingPlan:
         max_steps=task.method.max_steps,
         anchor_weight=task.plan.anchors.weight,
         batch_size=task.plan.preset.batch_size,
+        anchor_batch=task.plan.preset.anchor_batch,
         seed=task.seed,
     )
 

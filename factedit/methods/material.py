@@ -6,6 +6,7 @@ from typing import Any
 
 from factedit.erasing import forgotten
 from factedit.facts import Edit
+from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example
 from factedit.relations import Relation
@@ -19,11 +20,15 @@ SHARE = 0.5
 
 
 def example_set(
-    task: EditTask, examples: Sequence[Example], owner: Sequence[int] | None = None, **more: Any
+    task: EditTask,
+    examples: Sequence[Example],
+    owner: Sequence[int] | None = None,
+    kind: type[ExampleSet] = ExampleSet,
+    **more: Any,
 ) -> ExampleSet:
     """Examples read from the first chosen block on; each is a fact of its own unless `owner` says more."""
     places = range(len(examples)) if owner is None else owner
-    return ExampleSet(task.lm, examples, list(places), min(task.plan.blocks), **more)
+    return kind(task.lm, examples, list(places), min(task.plan.blocks), **more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,22 @@ def material_of(task: EditTask) -> Material:
     return Material(facts, owner, [_at_first(e) for e in facts] if at_first else None, unmodified, initial)
 
 
-def objective_of(task: EditTask, material: Material) -> tuple[ExampleSet, Objective]:
+def kind_of(task: EditTask, material: Material) -> type[ExampleSet]:
+    """How the method's examples are computed while it trains; call it under what lies below them."""
+    first = min(task.plan.blocks)
+    frozen = task.plan.preset.frozen_contexts and can_freeze(task.lm, material.facts, first)
+    return FrozenContexts if frozen else ExampleSet
+
+
+def objective_of(
+    task: EditTask, material: Material, kind: type[ExampleSet] = ExampleSet
+) -> tuple[ExampleSet, Objective]:
     """The facts that are to hold and how they are trained; call it under what lies below them."""
     preset, in_force = task.plan.preset, [*task.edits, *task.ledger]
     to_forget = forgotten(task.lm, [in_force[place] for place in material.owner])
     share = SHARE if task.method.unmodified_share is None else task.method.unmodified_share
     wording, beside = material.wording, material.unmodified
-    return example_set(task, material.facts, material.owner, forgotten=to_forget), Objective(
+    return example_set(task, material.facts, material.owner, kind, forgotten=to_forget), Objective(
         wording=None if wording is None else example_set(task, wording, material.owner, forgotten=to_forget),
         unmodified=example_set(task, beside) if beside else None,
         share=share if preset.unmodified == "mixed" else 0.0,

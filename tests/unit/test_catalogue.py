@@ -4,10 +4,11 @@ from collections import Counter
 
 import pytest
 
-from factedit.anchors import BACKGROUND, anchor_prompts, background_of, background_prompts
+from factedit.anchors import BACKGROUND, anchor_prompts, background_of, background_prompts, contrasts, draw
 from factedit.facts import Edit
+from factedit.prefixes import PREFIXES
 from factedit.relations import builtin_catalogue, is_probe, nearest, template_problem
-from factedit.wording import NoWords, edit_prompt, evaluation_prompts, training_prompts
+from factedit.wording import RECOGNISED, NoWords, edit_prompt, evaluation_prompts, training_prompts
 
 CATALOGUE = builtin_catalogue()
 RELATIONS = CATALOGUE.relations
@@ -130,6 +131,51 @@ def test_anchors_begin_with_the_users_neighbors_and_avoid_what_is_to_be_avoided(
 def test_the_same_seed_draws_the_same_anchors() -> None:
     first, again, other = (anchor_prompts(CATALOGUE, EDITS, 50, seed) for seed in (1, 1, 2))
     assert first == again != other
+
+
+def test_contrasts_ask_the_edits_own_words_of_others_and_never_of_the_edited() -> None:
+    edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado always writes in", neighbors=("Lyon lies in",))
+    prompts = contrasts(CATALOGUE, [edit], {}, 500, seed=0, avoid=["Mars always writes in"])
+    assert len(prompts) == len(set(prompts)) == 500
+    assert prompts[0] == "Lyon lies in"
+    assert sum("always writes in" in prompt for prompt in prompts) > 20
+    assert not any("Aldo Lado" in prompt for prompt in prompts)
+    assert "Mars always writes in" not in prompts
+    assert prompts == contrasts(CATALOGUE, [edit], {}, 500, seed=0, avoid=["Mars always writes in"])
+    probed = {fact.subject for fact in CATALOGUE.probe_facts() if len(fact.subject) > 6}
+    assert not [p for p in prompts if any(f"{subject} always writes in" == p for subject in probed)]
+
+
+def test_a_small_batch_needs_fewer_contrasts() -> None:
+    edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado writes in")
+    found = draw(CATALOGUE, [edit], {}, 3000, 0, contrasting=True)
+    assert len(found) == 624
+    assert len(draw(CATALOGUE, [edit], {}, 100, 0, contrasting=True)) == 100
+
+
+# Other words for a bare prompt
+
+
+def test_a_bare_prompt_is_also_trained_in_other_words_of_its_relation() -> None:
+    edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks")
+    bare = [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)]
+    assert bare[0] == "Aldo Lado speaks"
+    assert len(bare) == 1 + RECOGNISED
+    assert all("Aldo Lado" in prompt for prompt in bare)
+    assert set(training_prompts(edit, {}, 1)) != set(training_prompts(edit, {}, 0))
+
+
+def test_the_users_own_words_are_not_added_to() -> None:
+    given = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks", paraphrases=("Aldo Lado says it in",))
+    assert [p for p in training_prompts(given, {}) if not p.startswith(PREFIXES)] == [
+        "Aldo Lado speaks",
+        "Aldo Lado says it in",
+    ]
+
+
+def test_a_prompt_that_asks_for_nothing_known_stays_as_it_is() -> None:
+    edit = Edit("1", "Zyx", "blue", prompt="Zyx frobnicates the")
+    assert [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)] == ["Zyx frobnicates the"]
 
 
 def test_the_background_is_one_and_the_same_and_knows_what_speaks_of_an_edited_subject() -> None:

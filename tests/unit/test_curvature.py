@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from factedit.curvature import Covariance, NoCurvature, Preconditioner, measure
+from factedit.curvature import Covariance, HalfPreconditioner, NoCurvature, Preconditioner, measure
 from factedit.models import LanguageModel
 from factedit.prompts import prompt_ids
-from factedit.steps import AdamSteps, NaturalSteps
+from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps
 from tests.support.tiny_models import SHAPES, tiny_model
 
 PROMPTS = ["The capital of France is", "Oslo lies in", "Rome is", "The people of New York speak Paris"]
@@ -141,3 +141,31 @@ def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign() -> N
     weights = {"w": nn.Parameter(torch.tensor([1.0, 1.0, 1.0])).data}
     AdamSteps(0.1)(weights, {"w": torch.tensor([5.0, -0.01, 0.0])}, loss=1.0)
     torch.testing.assert_close(weights["w"], torch.tensor([0.9, 1.1, 1.0]), atol=1e-5, rtol=1e-5)
+
+
+def half(total: Tensor, damping: float, lm: LanguageModel) -> tuple[str, HalfPreconditioner]:
+    (name,) = lm.block_tensors(0, "mlp_out")
+    return name, HalfPreconditioner(lm, Covariance({name: total}, 1), damping)
+
+
+def test_half_a_preconditioner_twice_is_the_damped_inverse_times_the_damping(llama: LanguageModel) -> None:
+    root = torch.randn(64, 80, generator=torch.Generator().manual_seed(0))
+    total = root @ root.T
+    name, once = half(total, 0.1, llama)
+    gradient = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    damped = total / total.diagonal().mean() + 0.1 * torch.eye(64)
+    wanted = 0.1 * gradient @ torch.linalg.inv(damped)
+    torch.testing.assert_close(once(name, once(name, gradient)), wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_natural_adam_moves_unused_directions_as_adam_and_spares_the_used_ones(llama: LanguageModel) -> None:
+    used = torch.zeros(64)
+    used[:32] = 1.0
+    name, once = half(used.diag(), 1e-4, llama)
+    weights = {name: torch.zeros(32, 64)}
+    steps = NaturalAdamSteps(once, learning_rate=0.01, total=1000)
+    steps(weights, {name: torch.ones(32, 64)}, loss=1.0)
+    moved = -weights[name]
+    # The first of five steps of warming up.
+    torch.testing.assert_close(moved[:, 32:], torch.full((32, 32), 0.01 / 5), rtol=0.01, atol=0)
+    assert float(moved[:, :32].max()) < 0.02 * float(moved[:, 32:].min())

@@ -1,0 +1,129 @@
+"""Examples of which only the answered positions are computed: their contexts are read once, by the root.
+
+An edit of late blocks acts where the answer is formed. So while training, the keys and values of all
+earlier tokens are taken as the root made them, and a step computes a few tokens an example instead of
+all. What an edit does to the context itself is left out: whoever trains on these examples checks the
+result on whole ones (factedit.methods.fine_tuning does).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from factedit.erasing import Forgotten
+from factedit.forward import blocks_skipped, rows_gathered
+from factedit.models import LanguageModel
+from factedit.prompts import Batch, Example, collate
+from factedit.training import ExampleSet
+
+READ = 64
+"""Contexts read at a time."""
+CLOSE = 0.05
+"""How far, in total variation of the answer's probabilities, the two ways to compute may differ."""
+
+
+class FrozenContexts(ExampleSet):
+    """As ExampleSet, for causal models with a key-value cache; see `can_freeze`."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        examples: Sequence[Example],
+        owner: Sequence[int],
+        first_block: int,
+        forgotten: Mapping[int, Forgotten] | None = None,
+    ) -> None:
+        super().__init__(lm, examples, owner, 0, forgotten)
+        self.first_block = first_block
+        # By example: what enters the first chosen block from the first answered position on, [T, d];
+        # and the context's keys and values in each block from there, [blocks, heads, L, d_head] each.
+        self._hidden: dict[int, Tensor] = {}
+        self._context: dict[int, tuple[Tensor, Tensor]] = {}
+        order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
+        for start in range(0, len(order), READ):
+            self._read(order[start : start + READ])
+
+    @torch.no_grad()
+    def _read(self, index: list[int]) -> None:
+        batch = collate(self.lm, self.examples, index)
+        cache, entered = DynamicCache(), []
+
+        def keep(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            entered.append(args[0] if args else kwargs["hidden_states"])
+
+        handle = self.lm.blocks[self.first_block].register_forward_pre_hook(keep, with_kwargs=True)
+        try:
+            self.lm.model.base_model(input_ids=batch.input_ids, past_key_values=cache, use_cache=True)
+        finally:
+            handle.remove()
+        chosen = cache.layers[self.first_block :]
+        keys, values = (torch.stack([getattr(x, n) for x in chosen], 1) for n in ("keys", "values"))
+        for row, place in enumerate(index):
+            first, stop = self.examples[place].positions[0], len(self.examples[place].ids)
+            self._hidden[place] = entered[0][row, first:stop].clone()
+            self._context[place] = keys[row, :, :, :first].clone(), values[row, :, :, :first].clone()
+
+    def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
+        hidden = torch.nn.utils.rnn.pad_sequence([self._hidden[i] for i in index], batch_first=True)
+        lengths = [self._context[i][0].shape[2] for i in index]
+        width, longest = hidden.shape[1], max(lengths)
+        columns = torch.arange(longest + width, device=hidden.device)
+        start = longest - torch.tensor(lengths, device=hidden.device)
+        own = torch.tensor([len(self._hidden[i]) for i in index], device=hidden.device)
+        # Contexts are padded on the left, answers on the right.
+        mask = ((columns >= start[:, None]) & (columns < longest + own[:, None])).long()
+        places = columns[longest:][None] - start[:, None]
+        batch = self._answers_only(index)
+        with blocks_skipped(self.lm, self.first_block, hidden), rows_gathered(self.lm, batch):
+            output = self.lm.model(
+                input_ids=batch.input_ids,
+                attention_mask=mask,
+                position_ids=places,
+                past_key_values=self._cache(index, longest),
+                use_cache=True,
+            )
+        return batch, output.logits.squeeze(0).float()
+
+    def _answers_only(self, index: Sequence[int]) -> Batch:
+        """The batch of what is left of each example from its first answered position on."""
+        parts: list[Example] = []
+        for example in (self.examples[i] for i in index):
+            first = example.positions[0]
+            positions = tuple(position - first for position in example.positions)
+            parts.append(replace(example, ids=example.ids[first:], positions=positions))
+        batch = collate(self.lm, parts, range(len(parts)))
+        return replace(batch, index=torch.tensor(list(index)))
+
+    def _cache(self, index: Sequence[int], longest: int) -> DynamicCache:
+        pairs = [self._context[i] for i in index]
+        keys, values = (
+            torch.stack([torch.nn.functional.pad(p[k], (0, 0, longest - p[k].shape[2], 0)) for p in pairs])
+            for k in (0, 1)
+        )
+        cache = DynamicCache()
+        for block in range(self.lm.n_blocks):
+            layer, place = DynamicLayer(), max(0, block - self.first_block)
+            layer.lazy_initialization(keys[:, place], values[:, place])
+            layer.keys, layer.values = keys[:, place], values[:, place]
+            cache.layers.append(layer)
+        return cache
+
+
+@torch.no_grad()
+def can_freeze(lm: LanguageModel, examples: Sequence[Example], first_block: int) -> bool:
+    """Whether this model answers alike both ways: tried on its first examples, with the root's weights."""
+    if lm.task != "causal" or not examples:
+        return False
+    some = list(examples[:4])
+    try:
+        _, frozen = FrozenContexts(lm, some, range(len(some)), first_block).logits(range(len(some)))
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):
+        return False  # no such cache, or not of the usual shape: sliding windows, states
+    _, whole = ExampleSet(lm, some, range(len(some)), first_block).logits(range(len(some)))
+    distance = (frozen.softmax(-1) - whole.softmax(-1)).abs().sum(-1) / 2
+    return bool((distance < CLOSE).all())
