@@ -31,6 +31,7 @@ class Preset:
         contrasts: whether anchors ask of others what the edits ask (factedit.anchors.contrasts).
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
+        repair: share of steps for the anchors alone, once all facts hold.
     """
 
     rule: Rule
@@ -49,6 +50,7 @@ class Preset:
     anchor_batch: int = 64
     contrasts: bool = False
     frozen_contexts: bool = False
+    repair: float = 0.0
 
 
 _ADAM = Preset(
@@ -106,6 +108,7 @@ PRESETS: Mapping[MethodName, Preset] = {
         anchor_batch=96,
         contrasts=True,
         frozen_contexts=True,
+        repair=0.25,
     ),
     # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
     "crisp": _NATURAL,

@@ -45,7 +45,7 @@ class AnchorSpec(_Spec):
 
 
 USUAL: Mapping[str, Mapping[str, float]] = {
-    "auto": {"max_steps": 240, "learning_rate": 3e-3, "damping": 1e-2},
+    "auto": {"max_steps": 280, "learning_rate": 3e-3, "damping": 1e-2},
     "retrain": {"max_steps": 5000, "learning_rate": 5e-5},
     "ft_l": {"max_steps": 5000},
     "ft_m": {"max_steps": 5000},
@@ -80,7 +80,7 @@ class MethodSpec(_Spec):
         default=120,
         ge=1,
         le=5000,
-        description="Optimiser steps at most (`auto`: 240; where the method goes by epochs: 5000); "
+        description="Optimiser steps at most (`auto`: 280; where the method goes by epochs: 5000); "
         "stops early once every edit holds.",
     )
     epochs: int | None = Field(

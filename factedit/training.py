@@ -123,6 +123,8 @@ class TrainingPlan:
         hold_probability: a fact holds when each of its target tokens is the most probable one and
             at least this probable; a fact that holds no longer pulls at the weights.
         batch_size: examples of facts per step; `anchor_batch`: anchors.
+        repair: once all facts hold, so many steps more, as a share of those taken, are for the anchors
+            alone; a fact that falls meanwhile is trained again.
     """
 
     max_steps: int
@@ -130,6 +132,7 @@ class TrainingPlan:
     hold_probability: float = 0.5
     batch_size: int = 64
     anchor_batch: int = 64
+    repair: float = 0.0
     seed: int = 0
 
 
@@ -152,6 +155,8 @@ class Objective:
 
 
 FAILING_FACTS = Objective()
+REPAIRS = 8
+"""Anchors' steps between two looks at whether the facts still hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +208,20 @@ class Trainer:
         """Train until every fact holds in all its examples, or the epochs or steps are spent."""
         total = len(set(facts.owner))
         steps, epoch, mean = 0, 0, float("inf")
+        repairs: int | None = None  # anchors' steps that are left, once all facts have held
         with self._swapped_in():
             while True:
                 failing = self._failing(facts)
                 holding = total - len({facts.owner[i] for i in failing})
                 done = not failing if objective.epochs is None else epoch >= objective.epochs
+                if done and anchors is not None and self.plan.repair > 0:
+                    repairs = round(self.plan.repair * steps) if repairs is None else repairs
+                    now = min(repairs, REPAIRS, self.plan.max_steps - steps)
+                    if now > 0:
+                        loss = self._repaired(anchors, now)
+                        steps, repairs = steps + now, repairs - now
+                        progress(Progress(step=steps, loss=loss, holding=holding, total=total))
+                        continue
                 if done or steps >= self.plan.max_steps or mean < objective.enough:
                     break
                 losses: list[float] = []
@@ -248,6 +262,14 @@ class Trainer:
         divergence = self.plan.anchor_weight * anchors.divergence(index)
         divergence.backward()
         return float(divergence.detach())
+
+    def _repaired(self, anchors: "Anchors", steps: int) -> float:
+        """So many steps on the anchors alone; the last one's divergence."""
+        loss = 0.0
+        for _ in range(steps):
+            loss = self._anchors_backward(anchors)
+            self._step(loss)
+        return loss
 
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
         """The part that some examples have in the loss of a batch `of` so many."""

@@ -93,7 +93,8 @@ def _mended(
 ) -> Trained:
     """Trained on, now on whole examples, where facts that held in frozen contexts do not hold in them."""
     facts, objective = objective_of(task, material)
-    budget = replace(_budget(task), max_steps=max(1, task.method.max_steps // MENDING))
+    at_most = max(1, task.method.max_steps // MENDING)
+    budget = replace(_budget(task), max_steps=at_most, repair=0.0)
     trainer = Trainer(task.lm, task.plan.names, start, ball, rule, budget)
     after = trainer.train(facts, kept, _reporter(task, budget.max_steps), objective)
     return replace(after, steps=before.steps + after.steps)
@@ -164,6 +165,7 @@ def _budget(task: EditTask) -> TrainingPlan:
         anchor_weight=task.plan.anchors.weight,
         batch_size=task.plan.preset.batch_size,
         anchor_batch=task.plan.preset.anchor_batch,
+        repair=task.plan.preset.repair,
         seed=task.seed,
     )
 
