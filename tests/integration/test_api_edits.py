@@ -101,7 +101,7 @@ def test_the_job_remembers_every_choice_with_its_defaults(api: Api, model: Model
     assert request["blocks"] == [1, 2]
     assert request["constraint"] == {"norm": "l_2", "radius": 0.5}
     assert request["gate"]["margin"] == 0.1 and request["gate"]["alpha"] == 0.01
-    assert request["method"]["name"] == "auto" and request["method"]["max_steps"] == 120
+    assert request["method"]["name"] == "auto" and request["method"]["max_steps"] == 280
 
 
 def test_the_job_knows_whose_key_posted_it(api: Api, model: Model) -> None:

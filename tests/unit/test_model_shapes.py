@@ -193,7 +193,7 @@ def test_an_edit_holds_and_moves_its_block_alone_and_not_far(
 def test_auto_edits_every_shape(lm: LanguageModel) -> None:
     before = digest(lm)
     result = edited(lm, MethodSpec(max_steps=500), [LAYERS - 2, LAYERS - 1])
-    assert result.chosen["rule"] == "natural"
+    assert result.chosen["rule"] == "natural_adam"
     assert_holds(lm, result)
     assert digest(lm) == before
 
