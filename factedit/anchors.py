@@ -125,6 +125,6 @@ def contrasts(
 def _skeletons(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
     """The edits' words, lead-ins left out, with the subject's place open; those that name it."""
     for place, edit in enumerate(edits):
-        for prompt in training_prompts(edit, relations, place):
+        for prompt in training_prompts(edit, relations, place, other_words=True):
             if edit.subject in prompt and not prompt.startswith(PREFIXES):
                 yield prompt.replace(edit.subject, SUBJECT)

@@ -29,6 +29,7 @@ class Preset:
         enough: the loss below which an epoch's batch is passed over.
         batch_size, anchor_batch: examples of facts, and anchors, per step.
         contrasts: whether anchors ask of others what the edits ask (factedit.anchors.contrasts).
+        other_words: whether a bare prompt is also trained in other words (factedit.recognition).
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
         repair: share of steps for the anchors alone, once all facts hold.
@@ -49,6 +50,7 @@ class Preset:
     enough: float = 0.0
     anchor_batch: int = 64
     contrasts: bool = False
+    other_words: bool = False
     frozen_contexts: bool = False
     repair: float = 0.0
 
@@ -107,6 +109,7 @@ PRESETS: Mapping[MethodName, Preset] = {
         batch_size=96,
         anchor_batch=96,
         contrasts=True,
+        other_words=True,
         frozen_contexts=True,
         repair=0.25,
     ),

@@ -39,8 +39,12 @@ def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[st
     return [p for p in relations[edit.relation].evaluation_prompts(edit.subject) if p not in trained]
 
 
-def training_prompts(item: Edit, relations: Mapping[str, Relation], place: int = 0) -> list[str]:
+def training_prompts(
+    item: Edit, relations: Mapping[str, Relation], place: int = 0, *, other_words: bool = False
+) -> list[str]:
     """The prompts an edit is trained on, its plainest first, each once.
+
+    `other_words`: a bare prompt is also put in other words of the relation that it is recognised to ask for.
 
     Raises:
         NoWords: neither a prompt nor a known relation.
@@ -51,7 +55,7 @@ def training_prompts(item: Edit, relations: Mapping[str, Relation], place: int =
     prompts += item.paraphrases
     if not prompts:
         raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
-    if len(prompts) == 1:
+    if other_words and len(prompts) == 1:
         prompts += _recognised(item, prompts[0], place)
     lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED)]
     return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))

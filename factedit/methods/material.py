@@ -100,7 +100,7 @@ def objective_of(
 def _facts(task: EditTask, edits: Sequence[Edit]) -> tuple[list[Example], list[int]]:
     preset = task.plan.preset
     if not preset.own_prompt:
-        return training_examples(task.lm, edits, task.relations)
+        return training_examples(task.lm, edits, task.relations, other_words=preset.other_words)
     stop = preset.target == "answer_and_stop"
     asked = [(edit_prompt(item, task.relations), item.new_object) for item in edits]
     return [answer_example(task.lm, *one, stop=stop) for one in asked], list(range(len(asked)))
@@ -113,7 +113,7 @@ def _at_first(example: Example) -> Example:
 
 
 def training_examples(
-    lm: LanguageModel, edits: Sequence[Edit], relations: Mapping[str, Relation]
+    lm: LanguageModel, edits: Sequence[Edit], relations: Mapping[str, Relation], *, other_words: bool = False
 ) -> tuple[list[Example], list[int]]:
     """Every prompt an edit is trained on, and the edit each belongs to.
 
@@ -122,7 +122,7 @@ def training_examples(
     examples: list[Example] = []
     owner: list[int] = []
     for place, item in enumerate(edits):
-        for prompt in training_prompts(item, relations, place):
+        for prompt in training_prompts(item, relations, place, other_words=other_words):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner

@@ -158,16 +158,19 @@ def test_a_small_batch_needs_fewer_contrasts() -> None:
 
 def test_a_bare_prompt_is_also_trained_in_other_words_of_its_relation() -> None:
     edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks")
-    bare = [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)]
+    bare = [p for p in training_prompts(edit, {}, other_words=True) if not p.startswith(PREFIXES)]
     assert bare[0] == "Aldo Lado speaks"
     assert len(bare) == 1 + RECOGNISED
     assert all("Aldo Lado" in prompt for prompt in bare)
-    assert set(training_prompts(edit, {}, 1)) != set(training_prompts(edit, {}, 0))
+    assert [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)] == ["Aldo Lado speaks"]
+    assert set(training_prompts(edit, {}, 1, other_words=True)) != set(
+        training_prompts(edit, {}, 0, other_words=True)
+    )
 
 
 def test_the_users_own_words_are_not_added_to() -> None:
     given = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks", paraphrases=("Aldo Lado says it in",))
-    assert [p for p in training_prompts(given, {}) if not p.startswith(PREFIXES)] == [
+    assert [p for p in training_prompts(given, {}, other_words=True) if not p.startswith(PREFIXES)] == [
         "Aldo Lado speaks",
         "Aldo Lado says it in",
     ]
@@ -175,7 +178,9 @@ def test_the_users_own_words_are_not_added_to() -> None:
 
 def test_a_prompt_that_asks_for_nothing_known_stays_as_it_is() -> None:
     edit = Edit("1", "Zyx", "blue", prompt="Zyx frobnicates the")
-    assert [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)] == ["Zyx frobnicates the"]
+    assert [p for p in training_prompts(edit, {}, other_words=True) if not p.startswith(PREFIXES)] == [
+        "Zyx frobnicates the"
+    ]
 
 
 def test_the_background_is_one_and_the_same_and_knows_what_speaks_of_an_edited_subject() -> None:

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Session
 
 from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
+from factedit.presets import PRESETS
 from factedit.relations import Relation
+from factedit.specs import MethodName
 from factedit.wording import edit_prompt, evaluation_prompts, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
@@ -118,7 +120,8 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
         known = relations.all_relations(s)
         _, superseded = versions.next_ledger(s, base.id, edits)
         force = _by_fact(superseded)
-        planned = [_planned(edit, place, known, force) for place, edit in enumerate(edits)]
+        method = body.method.name
+        planned = [_planned(edit, place, known, force, method) for place, edit in enumerate(edits)]
     plan = DryRun(
         model=model.name,
         base_version=base.id,
@@ -131,7 +134,11 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
 
 
 def _planned(
-    edit: Edit, place: int, known: dict[str, Relation], force: dict[tuple[str, ...], list[EditRow]]
+    edit: Edit,
+    place: int,
+    known: dict[str, Relation],
+    force: dict[tuple[str, ...], list[EditRow]],
+    method: MethodName,
 ) -> PlannedEdit:
     earlier = {row.id: row for key in versions.keys_of(edit) for row in force.get(key, ())}
     return PlannedEdit(
@@ -141,7 +148,7 @@ def _planned(
         new_object=edit.new_object,
         old_object=edit.old_object,
         prompt=edit_prompt(edit, known),
-        training_prompts=training_prompts(edit, known, place),
+        training_prompts=training_prompts(edit, known, place, other_words=PRESETS[method].other_words),
         evaluation_prompts=evaluation_prompts(edit, known),
         current_answer=None,
         already_right=None,
