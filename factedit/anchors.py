@@ -12,6 +12,10 @@ from factedit.wording import training_prompts
 
 BACKGROUND = 2000
 """Prompts read for the background; on SmolLM2-135M 1,500 and 5,000 protect the probes alike."""
+CONTRASTS_AT_LEAST, CONTRASTS_PER_EDIT = 600, 24
+"""How many contrasts a batch wants, whatever its size, and for each of its edits."""
+SAME_WORDS, OTHER_WORDS = 0.4, 0.4
+"""Shares of the contrasts that ask of others what the edits ask, and that ask anything of anyone."""
 
 
 def anchor_prompts(
@@ -37,8 +41,8 @@ def anchor_prompts(
     rng.shuffle(far)
     # Half of the room at most for the edited relations: distant facts must be held as well.
     pool = dict.fromkeys([*neighbors, *near[: count // 2], *far, *near[count // 2 :]])
-    kept = [prompt for prompt in pool if prompt not in set(avoid)]
-    return kept[:count]
+    forbidden = set(avoid)
+    return [prompt for prompt in pool if prompt not in forbidden][:count]
 
 
 def background_prompts(catalogue: Catalogue, count: int = BACKGROUND) -> list[str]:
@@ -84,11 +88,6 @@ def draw(
     return anchor_prompts(catalogue, edits, count, seed, avoid)
 
 
-CONTRASTS_AT_LEAST, CONTRASTS_PER_EDIT = 600, 24
-SAME_WORDS, OTHER_WORDS = 0.4, 0.4
-"""Shares of the anchors that ask of others what the edits ask, and that ask anything of anyone."""
-
-
 def contrasts(
     catalogue: Catalogue,
     edits: Sequence[Edit],
@@ -105,8 +104,7 @@ def contrasts(
     """
     rng = random.Random(seed)
     edited = {edit.subject.casefold() for edit in edits}
-    subjects = sorted({f.subject for f in catalogue.anchor_facts()} - {edit.subject for edit in edits})
-    subjects = [subject for subject in subjects if subject.casefold() not in edited]
+    subjects = sorted({f.subject for f in catalogue.anchor_facts() if f.subject.casefold() not in edited})
 
     def somebody() -> str:
         return invented_name(rng) if rng.random() < 0.4 else rng.choice(subjects)
@@ -119,7 +117,8 @@ def contrasts(
     led_in = [f"{rng.choice(PREFIXES)} {p}" if rng.random() < 0.2 else p for p in [*same, *other]]
     known = anchor_prompts(catalogue, edits, count, seed, avoid)
     pool = dict.fromkeys([*neighbors, *led_in, *known])
-    return [prompt for prompt in pool if prompt not in set(avoid)][:count]
+    forbidden = set(avoid)
+    return [prompt for prompt in pool if prompt not in forbidden][:count]
 
 
 def _skeletons(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
