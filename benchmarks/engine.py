@@ -126,9 +126,12 @@ class Engine:
         parent: Mapping[str, Tensor] | None = None,
         ledger: Sequence[Edit] = (),
         avoid: Sequence[str] = (),
+        anchors: Sequence[str] | None = None,
         progress: Progress = lambda _: None,
     ) -> Made:
         """Edit as workers/edit_process.py does: its anchors, and its background less the edited subjects.
+
+        `anchors`: instead of the catalogue's.
 
         Raises:
             EditingError, NoSuchBlock: the method can't do this.
@@ -148,13 +151,15 @@ class Engine:
             return found
 
         started = time.perf_counter()
+        if anchors is None:
+            anchors = draw(catalogue, in_force, {}, count, choices.seed, avoid, contrasting=contrasting)
         edited = edit(
             self.lm,
             parent=parent or {},
             edits=edits,
             ledger=ledger,
             relations={},
-            anchors=draw(catalogue, in_force, {}, count, choices.seed, avoid, contrasting=contrasting),
+            anchors=anchors,
             method=choices.method,
             blocks=choices.blocks,
             constraint=choices.constraint,

@@ -69,17 +69,17 @@ def read_trex(data: Path) -> tuple[dict[str, Relation], list[Memory]]:
     """The relations that a causal model can be asked, and their facts."""
     relations: dict[str, Relation] = {}
     memories: list[Memory] = []
-    for raw in _lines(data / "trex/relations.jsonl"):
+    for raw in lines(data / "trex/relations.jsonl"):
         name = raw["relation"]
         facts, patterns = (data / "trex" / folder / f"{name}.jsonl" for folder in ("facts", "patterns"))
         test = before_object(raw["template"], at_end=False)
         if test is None or not facts.exists():
             continue
-        found = [Memory(f"{name}-{f['uuid']}", name, f["sub_label"], f["obj_label"]) for f in _lines(facts)]
+        found = [Memory(f"{name}-{f['uuid']}", name, f["sub_label"], f["obj_label"]) for f in lines(facts)]
         # Of several objects of one subject any would be right: the first stands for all.
         kept = list({fact.subject: fact for fact in reversed(found)}.values())
         heads = (
-            [before_object(p["pattern"], at_end=True) for p in _lines(patterns)] if patterns.exists() else []
+            [before_object(p["pattern"], at_end=True) for p in lines(patterns)] if patterns.exists() else []
         )
         relations[name] = Relation(
             name, test, training_heads(heads, test), Counter(fact.object for fact in kept)
@@ -94,19 +94,28 @@ def training_heads(heads: Iterable[str | None], test: str) -> tuple[str, ...]:
     return tuple(others.values())[:PATTERNS]
 
 
-def _lines(path: Path) -> list[Json]:
+def lines(path: Path) -> list[Json]:
+    """What a file of JSON lines holds."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def modifications(
     known: Sequence[Memory], relations: Mapping[str, Relation], count: int, seed: int
 ) -> list[tuple[Memory, str]]:
+    """Some known facts that there are words to train in, and a new object for each."""
+    fit = [memory for memory in known if relations[memory.relation].training]
+    return redrawn(fit, {name: relation.objects for name, relation in relations.items()}, count, seed)
+
+
+def redrawn(
+    known: Sequence[Memory], objects: Mapping[str, Mapping[str, int]], count: int, seed: int
+) -> list[tuple[Memory, str]]:
     """Some known facts and a new object for each, drawn in proportion to its frequency in the relation."""
     rng = random.Random(seed)
-    fit = [m for m in known if relations[m.relation].training and len(relations[m.relation].objects) > 1]
+    fit = [memory for memory in known if len(objects[memory.relation]) > 1]
     chosen: list[tuple[Memory, str]] = []
     for memory in rng.sample(fit, min(count, len(fit))):
-        weights = {o: n for o, n in relations[memory.relation].objects.items() if o != memory.object}
+        weights = {o: n for o, n in objects[memory.relation].items() if o != memory.object}
         (new,) = rng.choices(list(weights), list(weights.values()))
         chosen.append((memory, new))
     return chosen

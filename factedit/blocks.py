@@ -24,3 +24,19 @@ def choose_blocks(n_blocks: int, wanted: Blocks, depth: tuple[float, float]) -> 
     if outside:
         raise NoSuchBlock(f"The model has blocks 0 to {n_blocks - 1}; there is no block {outside[0]}.")
     return sorted(set(wanted))
+
+
+def lookup_blocks(
+    n_blocks: int, wanted: Blocks, lookup_depth: tuple[float, float], depth: tuple[float, float]
+) -> list[int]:
+    """Which of the chosen blocks look subjects up: those of a range of lower relative depth, for `auto`.
+
+    Of blocks that the caller names, the ones that lie below all of `depth`'s, if there are others above
+    them, where the answer can be finished; else none. One block alone is never split.
+    """
+    if wanted == "auto":
+        lower = choose_blocks(n_blocks, "auto", lookup_depth)
+        return [block for block in lower if block < choose_blocks(n_blocks, "auto", depth)[0]]
+    chosen = choose_blocks(n_blocks, wanted, depth)
+    lower = [block for block in chosen if block <= round(lookup_depth[1] * (n_blocks - 1))]
+    return lower if len(lower) < len(chosen) else []

@@ -7,7 +7,7 @@ alone. The covariance is the input factor of K-FAC (Martens and Grosse 2015, sec
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,14 +32,20 @@ class Covariance:
     Attributes:
         sums: by matrix, the sum of x x^T over all tokens, float32 [d_in, d_in].
         tokens: how many vectors there were.
+        totals: by matrix, the sum of x, float32 [d_in].
     """
 
     sums: Mapping[str, Tensor]
     tokens: int
+    totals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def minus(self, other: "Covariance") -> "Covariance":
         """The covariance without the tokens of `other`, which were among these."""
-        return Covariance({n: s - other.sums[n] for n, s in self.sums.items()}, self.tokens - other.tokens)
+        return Covariance(
+            {name: total - other.sums[name] for name, total in self.sums.items()},
+            self.tokens - other.tokens,
+            {name: total - other.totals[name] for name, total in self.totals.items()},
+        )
 
 
 def measure(
@@ -56,8 +62,9 @@ def measure(
     last = max((lm.block_of(name) or 0 for name in names), default=0)
     examples = [next_token_example(lm, prompt) for prompt in prompts]
     sums = {name: torch.zeros(_width(lm, name), device=lm.device).diag() for name in names}
+    totals = {name: torch.zeros(_width(lm, name), device=lm.device) for name in names}
     tokens, done = 0, 0
-    with _inputs_added(lm, sums) as read, torch.no_grad():
+    with _inputs_added(lm, sums, totals) as read, torch.no_grad():
         for batch in batches(lm, examples, BATCH):
             lengths = [len(examples[i].ids) for i in batch.index.tolist()]
             read(batch, lengths)
@@ -70,7 +77,7 @@ def measure(
             done += len(lengths)
             if progress is not None:
                 progress(done, len(examples))
-    return Covariance(sums, tokens)
+    return Covariance(sums, tokens, totals)
 
 
 class Preconditioner:
@@ -142,23 +149,24 @@ def _width(lm: LanguageModel, name: str) -> int:
 
 @contextmanager
 def _inputs_added(
-    lm: LanguageModel, sums: dict[str, Tensor]
+    lm: LanguageModel, sums: dict[str, Tensor], totals: dict[str, Tensor]
 ) -> Iterator[Callable[[Batch, Sequence[int]], None]]:
-    """Adds x x^T of every token read meanwhile; yields what to call with each batch before it is read."""
+    """Adds up x x^T and x of all tokens read; yields what to call with each batch before it is read."""
     real: list[Tensor] = []
 
     def read(batch: Batch, lengths: Sequence[int]) -> None:
         columns = torch.arange(batch.input_ids.shape[1], device=lm.device)
         real[:] = [columns < torch.tensor(lengths, device=lm.device)[:, None]]
 
-    def add(total: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def add(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             inputs = args[0][real[0]].float()
-            total.addmm_(inputs.T, inputs)
+            sums[name].addmm_(inputs.T, inputs)
+            totals[name].add_(inputs.sum(0))
 
         return hook
 
-    handles = [_layer(lm, name).register_forward_pre_hook(add(total)) for name, total in sums.items()]
+    handles = [_layer(lm, name).register_forward_pre_hook(add(name)) for name in sums]
     try:
         yield read
     finally:

@@ -33,6 +33,7 @@ class Preset:
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
         repair: share of steps for the anchors alone, once all facts hold.
+        lookup_depth: of the blocks in which facts are first written where their subject is looked up.
     """
 
     rule: Rule
@@ -53,6 +54,7 @@ class Preset:
     other_words: bool = False
     frozen_contexts: bool = False
     repair: float = 0.0
+    lookup_depth: tuple[float, float] | None = None
 
 
 _ADAM = Preset(
@@ -99,7 +101,8 @@ _BESIDE = Preset(
 )
 
 PRESETS: Mapping[MethodName, Preset] = {
-    # Ours: anchors that contrast, other words for bare prompts, and Adam in natural coordinates.
+    # Ours: a neuron for each subject in lower blocks; then Adam in natural coordinates in upper ones, beside
+    # anchors that contrast; other words for bare prompts in both (factedit.methods.auto).
     "auto": Preset(
         rule="natural_adam",
         parameters="mlp",
@@ -112,6 +115,7 @@ PRESETS: Mapping[MethodName, Preset] = {
         other_words=True,
         frozen_contexts=True,
         repair=0.25,
+        lookup_depth=(0.41, 0.52),
     ),
     # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
     "crisp": _NATURAL,

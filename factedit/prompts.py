@@ -63,6 +63,14 @@ def next_token_example(lm: LanguageModel, prompt: str) -> Example:
     return Example(tuple(ids), (len(ids) - 1,), (0,))
 
 
+def answers_inside(lm: LanguageModel, prompt: str) -> bool:
+    """Whether a masked model's prompt says itself where its answer stands: by one mask, anywhere in it.
+
+    Zhu et al. 2020 train and test in such sentences; any other prompt is answered after its end.
+    """
+    return lm.task == "masked" and prompt.count(lm.tokenizer.mask_token) == 1
+
+
 def prompt_ids(lm: LanguageModel, prompt: str) -> list[int]:
     """A prompt's tokens as the model reads it, without any closing special token."""
     return _ids(lm, _as_read(lm, prompt))
@@ -91,8 +99,11 @@ def answer_tokens(lm: LanguageModel, prompt: str, answer: str) -> list[int]:
 
 
 def _masked_example(lm: LanguageModel, prompt: str, targets: Sequence[int]) -> Example:
-    mask = lm.tokenizer.mask_token
-    ids = list(lm.tokenizer(f"{_as_read(lm, prompt)} {' '.join([mask] * len(targets))}.")["input_ids"])
+    text = _as_read(lm, prompt)
+    masks = " ".join([lm.tokenizer.mask_token] * len(targets))
+    inside = answers_inside(lm, text)
+    text = text.replace(lm.tokenizer.mask_token, masks) if inside else f"{text} {masks}."
+    ids = list(lm.tokenizer(text)["input_ids"])
     positions = [place for place, token in enumerate(ids) if token == lm.tokenizer.mask_token_id]
     return Example(tuple(ids), tuple(positions[-len(targets) :]), tuple(targets))
 

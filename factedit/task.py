@@ -1,13 +1,13 @@
 """What a method is given and what it yields: the one protocol of all editors (DESIGN.md, choices 1-3)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from factedit.blocks import choose_blocks
+from factedit.blocks import choose_blocks, lookup_blocks
 from factedit.constraints import distance_l2
 from factedit.curvature import Covariance
 from factedit.facts import Edit
@@ -41,8 +41,10 @@ class Plan:
     """A method's choices for one model, with nothing left open.
 
     Attributes:
-        names: the tensors that may change.
+        names: the tensors that may change, but for `lookups`.
         radius: None without a constraint.
+        lookups: the MLP matrices of lower blocks in which facts are first written at their subject, beside
+            the constraint; `looking_up`: their blocks, ascending.
     """
 
     preset: Preset
@@ -52,6 +54,13 @@ class Plan:
     anchors: AnchorSpec
     norm: Norm
     radius: float | None
+    lookups: list[str] = field(default_factory=list)
+    looking_up: list[int] = field(default_factory=list)
+
+    @property
+    def answering(self) -> list[int]:
+        """The blocks of `names`."""
+        return [block for block in self.blocks if block not in set(self.looking_up)]
 
 
 def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: ConstraintSpec) -> Plan:
@@ -61,16 +70,32 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         NoSuchBlock; EditingError: the blocks have no such tensors; no such constraint of this method.
     """
     preset = PRESETS[method.name]
-    chosen = choose_blocks(lm.n_blocks, blocks, preset.depth)
     parameters = method.parameters or preset.parameters
-    names = list(iter_block_tensors(lm, chosen, parameters))
+    chosen, lower = choose_blocks(lm.n_blocks, blocks, preset.depth), []
+    # Neurons that fire at one subject only fit in no small ball: who asks for one gets fine-tuning alone.
+    unbounded = constraint.norm in (None, "none") and constraint.radius is None
+    if preset.lookup_depth is not None and unbounded and parameters == "mlp" and lm.task == "causal":
+        lower = lookup_blocks(lm.n_blocks, blocks, preset.lookup_depth, preset.depth)
+    upper = [block for block in chosen if block not in set(lower)]
+    names = list(iter_block_tensors(lm, upper, parameters))
+    lookups = [name for block in lower for name in iter_block_tensors(lm, [block], "mlp")]
     if not names:
         raise EditingError(f"Blocks {chosen} have no {parameters} matrices to train.")
     if (problem := misfit(method, constraint)) is not None:
         raise EditingError(problem)
     norm: Norm = constraint.norm or preset.norm if preset.constrained else "none"
     radius = None if norm == "none" else constraint.radius or preset.radius[norm]
-    return Plan(preset, chosen, parameters, names, anchors_of(method, norm), norm, radius)
+    return Plan(
+        preset=preset,
+        blocks=sorted({*lower, *upper}),
+        parameters=parameters,
+        names=names,
+        anchors=anchors_of(method, norm),
+        norm=norm,
+        radius=radius,
+        lookups=lookups,
+        looking_up=lower,
+    )
 
 
 @dataclass(frozen=True)

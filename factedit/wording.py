@@ -40,11 +40,17 @@ def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[st
 
 
 def training_prompts(
-    item: Edit, relations: Mapping[str, Relation], place: int = 0, *, other_words: bool = False
+    item: Edit,
+    relations: Mapping[str, Relation],
+    place: int = 0,
+    *,
+    other_words: bool = False,
+    led_in: bool = True,
 ) -> list[str]:
     """The prompts an edit is trained on, its plainest first, each once.
 
-    `other_words`: a bare prompt is also put in other words of the relation that it is recognised to ask for.
+    `other_words`: a bare prompt is also put in other words of the relation that it is recognised to ask for;
+    `led_in`: the plainest one also follows some lead-in sentences.
 
     Raises:
         NoWords: neither a prompt nor a known relation.
@@ -57,7 +63,7 @@ def training_prompts(
         raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
     if other_words and len(prompts) == 1:
         prompts += _recognised(item, prompts[0], place)
-    lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED)]
+    lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED if led_in else 0)]
     return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))
 
 

@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service import events, jobs, reports, versions
+from service import events, jobs, leases, reports, versions
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.ids import is_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.paging import Page, page
 from service.tables import PRODUCTION, Alias, AliasMove, Job, Model, Version
 
@@ -55,7 +55,7 @@ def promote(s: Session, claim: Claim, *, actor: str) -> bool:
     Raises:
         Conflict: the candidate is quarantined.
     """
-    job = jobs.held(s, claim)
+    job = leases.held(s, claim)
     if job is None or claim.candidate_version_id is None:
         return False
     model = s.get_one(Model, claim.model_id)

@@ -8,10 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from factedit.facts import Edit
-from service import jobs, models
+from service import leases, models
 from service.errors import Invalid, NotFound
 from service.ids import is_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.paging import Page, page
 from service.tables import PRODUCTION, Alias, EditRow, Json, LedgerEntry, Model, Version
 
@@ -30,7 +30,7 @@ class Candidate:
 
 def publish_candidate(s: Session, claim: Claim, candidate: Candidate) -> Version | None:
     """Record a candidate with its ledger and hand its job to scoring; None if the claim is lost."""
-    if jobs.held(s, claim) is None:
+    if leases.held(s, claim) is None:
         return None
     version = Version(
         id=candidate.version_id,
@@ -46,7 +46,7 @@ def publish_candidate(s: Session, claim: Claim, candidate: Candidate) -> Version
     s.add(version)
     s.flush()
     s.add_all(LedgerEntry(version_id=version.id, edit_id=edit_id) for edit_id in candidate.ledger_edit_ids)
-    jobs.hand_to_scoring(s, claim, version.id)
+    leases.hand_to_scoring(s, claim, version.id)
     return version
 
 

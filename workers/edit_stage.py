@@ -11,7 +11,7 @@ from factedit.manifests import LedgerEdit
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from service import events, jobs, probes, reverts, versions
 from service.ids import new_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.settings import Settings
 from service.tables import EditRow, Job, Model, Version
 from service.versions import Candidate

@@ -16,6 +16,7 @@ from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import NoCurvature
 from factedit.facts import Probe
 from factedit.manifests import Manifest
+from factedit.methods.detectors import measured
 from factedit.model_sources import ModelInfo, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.relations import Catalogue, builtin_catalogue
@@ -83,7 +84,8 @@ def register(
 def _measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, told: ProgressFn) -> None:
     """So that the first edit need not wait for it. A model that it does not suit has other methods."""
     with suppress(NoCurvature, EditingError):
-        names = plan(lm, MethodSpec(), "auto", ConstraintSpec()).names
+        chosen = plan(lm, MethodSpec(), "auto", ConstraintSpec())
+        names = [*measured(lm, chosen.looking_up), *chosen.names]
         Background().of(
             store, digest, lm, names, lambda done, total: told("reading unmodified facts", done, total)
         )

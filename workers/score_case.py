@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from factedit.relations import Relation
 from factedit.specs import GateSpec
 from service import jobs, probes, versions
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import EditRow, Job, Model, ProbeOutcomeRow, Version
 from workers.orders import ProbeAnswer
 from workers.report import Evidence

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from factedit.gate import Verdict
 from factedit.specs import GateSpec
-from service import aliases, events, jobs, probes, reports
+from service import aliases, events, leases, probes, reports
 from service.errors import Conflict
-from service.jobs import Claim
+from service.leases import Claim
 from service.settings import Settings
 from service.tables import NOW, PRODUCTION, Alias, Job
 from workers import score_case
@@ -107,7 +107,7 @@ class Comparison:
         events.append(s, job.id, "verdict", decision=verdict.decision, reasons=list(verdict.reasons))
         passed, promoted = verdict.decision == "pass", False
         if passed and self.claim.promotion == "automatic":
-            jobs.note(s, self.claim, phase="promoting")
+            leases.note(s, self.claim, phase="promoting")
             try:
                 promoted = aliases.promote(s, self.claim, actor=job.actor)
             except Conflict as error:
@@ -118,9 +118,9 @@ class Comparison:
         job.timings = _timings(s, job, self.spent)
         reports.store(s, job.id, self._report(verdict, job.timings))
         if passed:
-            jobs.succeed(s, self.claim, promoted=promoted)
+            leases.succeed(s, self.claim, promoted=promoted)
         else:
-            jobs.fail(s, self.claim, "regression_gate", _refusal(verdict))
+            leases.fail(s, self.claim, "regression_gate", _refusal(verdict))
         return True
 
     def _keep_answers(self, s: Session) -> None:

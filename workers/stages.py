@@ -8,10 +8,10 @@ from functools import partial
 import structlog
 from sqlalchemy.orm import Session
 
-from service import jobs, versions
+from service import leases, versions
 from service.database import AWAY, Database
 from service.doorbell import Doorbell
-from service.jobs import Claim
+from service.leases import Claim
 from service.settings import Settings
 from service.tables import Stage
 from workers import edit_stage, score_stage
@@ -67,7 +67,7 @@ class Stages:
             return None
         try:
             with self._database.transaction() as s:
-                return jobs.claim(s, stage, self._worker, self._settings.lease_seconds)
+                return leases.claim(s, stage, self._worker, self._settings.lease_seconds)
         except AWAY as error:
             # The sweeper rings again once the database is back.
             log.warning("database_away", error=type(error).__name__)
@@ -85,7 +85,7 @@ class Stages:
         except CancelRequested:
             bound.info("stage_cancelled")
             self._child.end(GRACE_SECONDS)
-            self._supervisor.persist(lambda s: jobs.cancelled(s, claim))
+            self._supervisor.persist(lambda s: leases.cancelled(s, claim))
         except WorkFailed as failed:
             bound.warning("stage_failed", code=failed.code, message=failed.message)
             self._supervisor.persist(partial(_fail, claim=claim, failed=failed))
@@ -97,7 +97,7 @@ class Stages:
             self._child.end(GRACE_SECONDS)
             # Tried once: if the database is away too, the lease runs out.
             with suppress(*AWAY), self._database.transaction() as s:
-                jobs.hand_back(s, claim, "The worker was told to stop.")
+                leases.hand_back(s, claim, "The worker was told to stop.")
         except Exception as error:
             bound.exception("stage_broke")
             self._child.end()
@@ -105,10 +105,10 @@ class Stages:
 
     def _give_back(self, claim: Claim, reason: str) -> None:
         most = self._settings.job_max_attempts
-        self._supervisor.persist(lambda s: jobs.give_back(s, claim, reason, most))
+        self._supervisor.persist(lambda s: leases.give_back(s, claim, reason, most))
 
 
 def _fail(s: Session, claim: Claim, failed: WorkFailed) -> None:
     """End the job. Bytes that no longer match their digest are served by no version any more."""
-    if jobs.fail(s, claim, failed.code, failed.message) and failed.code == "corrupt_checkpoint":
+    if leases.fail(s, claim, failed.code, failed.message) and failed.code == "corrupt_checkpoint":
         versions.quarantine_digest(s, failed.digest or "")

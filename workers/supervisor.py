@@ -14,9 +14,9 @@ import structlog
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from service import jobs
+from service import leases
 from service.database import AWAY, Database
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import Job, Phase, Stage
 from workers.warm_child import WarmChild
 from workers.work import Json, WorkFailed
@@ -102,9 +102,9 @@ class Supervisor:
     def _keep(self, claim: Claim, news: _News) -> None:
         try:
             with self._database.transaction() as s:
-                state = jobs.renew(s, claim, self._lease)
+                state = leases.renew(s, claim, self._lease)
                 if state == "held" and (news.phase is not None or news.progress is not None):
-                    jobs.note(s, claim, phase=news.phase, progress=news.progress)
+                    leases.note(s, claim, phase=news.phase, progress=news.progress)
         except AWAY as error:
             # The work goes on: while the database is away nobody can take the job from us, and sweepers
             # wait a lease after that.
@@ -141,7 +141,7 @@ def still_ours(s: Session, claim: Claim) -> Job:
     Raises:
         ClaimLost. CancelRequested: it was asked for before anything of ours was written.
     """
-    job = jobs.held(s, claim)
+    job = leases.held(s, claim)
     if job is None or job.stage != claim.stage:
         raise ClaimLost
     if job.cancel_requested_at is not None:

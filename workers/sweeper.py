@@ -10,7 +10,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import text
 
-from service import jobs
+from service import leases
 from service.database import AWAY, Database
 from service.doorbell import STAGES, Doorbell
 from service.settings import Settings
@@ -60,7 +60,7 @@ class Sweeper:
         with self._database.transaction() as s:
             if not s.scalar(text("select pg_try_advisory_xact_lock(:lock)"), {"lock": LOCK}):
                 return
-            reaped = jobs.reap(s, self._settings.job_max_attempts) if self._may_reap() else []
+            reaped = leases.reap(s, self._settings.job_max_attempts) if self._may_reap() else []
         for job_id, stage, outcome in reaped:
             log.warning("lease_expired", job=job_id, stage=stage, outcome=outcome)
         ring_for_waiting(self._database, self._doorbell)
@@ -95,7 +95,7 @@ class Sweeper:
 def ring_for_waiting(database: Database, doorbell: Doorbell) -> None:
     """Ring for each stage that a job waits for, unless a ring is still unanswered: bells never pile up."""
     with database.transaction() as s:
-        waiting = {stage for stage, _ in jobs.claimable(s)}
+        waiting = {stage for stage, _ in leases.claimable(s)}
     for stage in STAGES:
         if stage in waiting and doorbell.unanswered(stage) == 0:
             doorbell.ring(stage)

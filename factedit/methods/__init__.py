@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from factedit.methods.alphaedit import edit_by_alphaedit
+from factedit.methods.auto import edit_by_auto
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.in_context import note_down
 from factedit.methods.kv_memory import remember
@@ -13,7 +14,7 @@ from factedit.specs import MethodName
 from factedit.task import Editor
 
 EDITORS: Mapping[MethodName, Editor] = {
-    "auto": fine_tune,
+    "auto": edit_by_auto,
     "crisp": fine_tune,
     "constrained_ftm": fine_tune,
     "ftm": fine_tune,

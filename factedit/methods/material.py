@@ -8,7 +8,7 @@ from factedit.erasing import forgotten
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
-from factedit.prompts import Example, answer_example
+from factedit.prompts import Example, answer_example, answers_inside
 from factedit.relations import Relation
 from factedit.task import EditingError, EditTask
 from factedit.training import ExampleSet, Objective
@@ -122,7 +122,9 @@ def training_examples(
     examples: list[Example] = []
     owner: list[int] = []
     for place, item in enumerate(edits):
-        for prompt in training_prompts(item, relations, place, other_words=other_words):
+        # A sentence that holds its own answer has its context already, and is trained on as it stands.
+        led_in = not answers_inside(lm, item.prompt or "")
+        for prompt in training_prompts(item, relations, place, other_words=other_words, led_in=led_in):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner

@@ -67,7 +67,7 @@ def spread(task: EditTask, solve: Solver, search: Search) -> Edited:
         if edits:
             found = contexts(lm, edits, task.relations, LEAD_INS, task.seed)
             old = contexts(lm, held, task.relations, LEAD_INS, task.seed)
-            changes, steps = _all_values(task, edits, found, last, search)
+            changes, steps = all_values(task, edits, found, last, search)
             edited, kept = lookups(lm, found, first), lookups(lm, old, first)
             bare = lookups(lm, [c for c in found if c.bare], first)
             wanted = read_outputs(bare, lm.blocks[last]) + changes
@@ -82,7 +82,7 @@ def spread(task: EditTask, solve: Solver, search: Search) -> Edited:
     return finished(task, tensors, steps, answered)
 
 
-def _all_values(
+def all_values(
     task: EditTask, edits: Sequence[Edit], found: Sequence[Context], block: int, search: Search
 ) -> tuple[Tensor, int]:
     """The changes of the block's output, [n, d], group by group; the steps that were taken."""

@@ -30,6 +30,7 @@ class Search:
         longest: the longest change.
         essence: weight of the KL that holds what is said of the subject besides the fact.
         enough: an edit is left alone once its loss is below this.
+        at_once: contexts of each edit in a step, its first one and others in turn; None: all of them.
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Search:
     longest: float
     essence: float = 0.0625
     enough: float = 0.05
+    at_once: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +66,22 @@ def seek_values(
         found: the edits' contexts, `edit` counted from 0; `subjects`: one an edit.
         told: called with each step's number and every edit's loss.
     """
-    objective = _Objective(lm, module, block, found, subjects, search.essence)
-    bare = lookups(lm, [c for c in found if c.bare], block)
-    unchanged = read_outputs(bare, module)
-    length = unchanged.norm(dim=1, keepdim=True)
-    shares = torch.zeros_like(unchanged, requires_grad=True)
-    adam = torch.optim.Adam([shares], lr=search.pace / unchanged.shape[1] ** 0.5)
+    objective = _Objective(lm, module, block, found, subjects, search)
+    length = _lengths(lm, module, block, found)
+    shares = length.new_zeros((len(subjects), lm.model.config.hidden_size), requires_grad=True)
+    adam = torch.optim.Adam([shares], lr=search.pace / shares.shape[1] ** 0.5)
     settled = torch.zeros_like(shares.data)
     losses = [float("inf")] * len(subjects)
+    holds_for = [0] * len(subjects)  # steps in a row that an edit's loss has been small
     open_edits = list(range(len(subjects)))
     step = 0
     while True:
-        answer, essence = objective(shares * length, open_edits)
+        answer, essence = objective(shares * length, open_edits, step)
         for edit, loss in zip(open_edits, answer.tolist(), strict=True):
             losses[edit] = loss
+            holds_for[edit] = holds_for[edit] + 1 if loss <= search.enough else 0
         last = step >= search.steps
-        done = [e for e in open_edits if last or losses[e] <= search.enough]
+        done = [e for e in open_edits if last or holds_for[e] >= objective.rounds[e]]
         settled[done] = shares.data[done]
         told(step, losses)
         still = [n for n, edit in enumerate(open_edits) if edit not in set(done)]
@@ -94,8 +96,23 @@ def seek_values(
         step += 1
 
 
+def _lengths(lm: LanguageModel, module: nn.Module, block: int, found: Sequence[Context]) -> Tensor:
+    """The usual length of the module's output at each edit's lookups, [n, 1].
+
+    The median over its contexts: a prompt's very first token is many times longer than all others.
+    """
+    lengths = read_outputs(lookups(lm, found, block), module).norm(dim=1)
+    owner = torch.tensor([c.edit for c in found], device=lengths.device)
+    edits = range(int(owner.max()) + 1)
+    return torch.stack([lengths[owner == edit].median() for edit in edits])[:, None]
+
+
 class _Objective:
-    """The loss of every edit, given the changes of its hidden vector."""
+    """The loss of every edit, given the changes of its hidden vector.
+
+    Attributes:
+        rounds: by edit, in how many steps all of its contexts take their turn.
+    """
 
     def __init__(
         self,
@@ -104,27 +121,36 @@ class _Objective:
         block: int,
         found: Sequence[Context],
         subjects: Sequence[str],
-        essence: float,
+        search: Search,
     ) -> None:
         self._lm, self._module = lm, module
-        sayings = [f"{subject} is a" for subject in subjects] if essence > 0 else []
+        sayings = [f"{subject} is a" for subject in subjects] if search.essence > 0 else []
         examples = [c.example for c in found] + [next_token_example(lm, saying) for saying in sayings]
         owner = [c.edit for c in found] + list(range(len(sayings)))
         self._examples = ExampleSet(lm, examples, owner, block)
         self._owner = torch.tensor(owner, device=lm.device)
         ends = [subject_end(lm, saying, subjects[i]) for i, saying in enumerate(sayings)]
         self._lookup = torch.tensor([c.lookup for c in found] + ends, device=lm.device)
-        per_edit = torch.bincount(self._owner[: len(found)], minlength=len(subjects))
+        self._mine: list[list[int]] = [[] for _ in subjects]
+        for place, context in enumerate(found):
+            self._mine[context.edit].append(place)
+        most = search.at_once or len(found)
+        self._at_once = [min(most, len(mine)) for mine in self._mine]
+        self.rounds = [
+            1 if now == len(mine) else -(-(len(mine) - 1) // max(1, now - 1))
+            for now, mine in zip(self._at_once, self._mine, strict=True)
+        ]
         targets = torch.tensor([len(e.targets) for e in examples], device=lm.device)
         # Each context counts alike, however many tokens its answer has.
-        self._weight = 1 / (targets * per_edit[self._owner])
+        self._weight = 1 / (targets * torch.tensor(self._at_once, device=lm.device)[self._owner])
         self._facts = len(found)
         self._before: Tensor | None = None  # log-probabilities after each saying, [n, V]
 
-    def __call__(self, changes: Tensor, open_edits: list[int]) -> tuple[Tensor, Tensor]:
+    def __call__(self, changes: Tensor, open_edits: list[int], step: int = 0) -> tuple[Tensor, Tensor]:
         """(loss of the answer, KL of the saying) of each open edit, [n open] each."""
         chosen = set(open_edits)
-        index = [i for i, edit in enumerate(self._examples.owner) if edit in chosen]
+        index = [place for edit in open_edits for place in self._turn(edit, step)]
+        index += [i for i in range(self._facts, len(self._examples)) if self._examples.owner[i] in chosen]
         batch, prefix = self._examples.batch(index)
         with self._changed(batch, index, changes):
             logits = target_logits(
@@ -148,6 +174,13 @@ class _Objective:
             )
             essence = total.index_add(0, owner, divergence.sum(-1))
         return answer[open_edits], essence[open_edits]
+
+    def _turn(self, edit: int, step: int) -> list[int]:
+        """The contexts of an edit whose turn it is: its first one, and some of the others."""
+        first, *others = self._mine[edit]
+        more = self._at_once[edit] - 1
+        start = step * more
+        return [first, *(others[(start + i) % len(others)] for i in range(more))]
 
     @contextmanager
     def _changed(self, batch: Batch, index: list[int], changes: Tensor) -> Iterator[None]:

@@ -5,10 +5,10 @@ import threading
 import pytest
 from sqlalchemy import text
 
-from service import aliases, jobs, versions
+from service import aliases, jobs, leases, versions
 from service.database import Database
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import AliasMove, Model, Version
 from tests.support.records import add_job, add_model, publish
 
@@ -17,10 +17,10 @@ def scoring_claim(database: Database, model: Model) -> Claim:
     """A job whose candidate is being scored."""
     with database.transaction() as s:
         add_job(s, model)
-        editing = jobs.claim(s, "edit", "w", 30)
+        editing = leases.claim(s, "edit", "w", 30)
         assert editing is not None
         publish(s, editing)
-        scoring = jobs.claim(s, "score", "w", 30)
+        scoring = leases.claim(s, "score", "w", 30)
         assert scoring is not None
         return scoring
 
@@ -29,7 +29,7 @@ def promoted(database: Database, model: Model) -> str:
     claim = scoring_claim(database, model)
     with database.transaction() as s:
         assert aliases.promote(s, claim, actor="gate")
-        jobs.succeed(s, claim, promoted=True)
+        leases.succeed(s, claim, promoted=True)
     assert claim.candidate_version_id is not None
     return claim.candidate_version_id
 
@@ -99,7 +99,7 @@ def test_a_rollback_can_name_its_target_and_go_forward_again(database: Database,
 def test_a_refused_version_serves_only_by_force_with_a_reason(database: Database, model: Model) -> None:
     claim = scoring_claim(database, model)
     with database.transaction() as s:
-        jobs.fail(s, claim, "regression_gate", "lost too much")
+        leases.fail(s, claim, "regression_gate", "lost too much")
     refused = claim.candidate_version_id
     assert refused is not None
     with pytest.raises(Conflict, match="no gate has passed"), database.transaction() as s:
@@ -178,7 +178,7 @@ def test_a_quarantined_version_is_never_rolled_back_to(database: Database, model
 def test_a_new_edit_supersedes_the_earlier_one_of_the_same_fact(database: Database, model: Model) -> None:
     with database.transaction() as s:
         first = add_job(s, model)
-        claim = jobs.claim(s, "edit", "w", 30)
+        claim = leases.claim(s, "edit", "w", 30)
         assert claim is not None
         brought = jobs.edits_of(s, first.id)
         version = publish(s, claim, [edit.id for edit in brought])

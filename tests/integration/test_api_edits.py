@@ -195,7 +195,7 @@ def test_a_fact_is_not_both_changed_and_forgotten(api: Api, model: Model) -> Non
 def test_a_dry_run_tells_whether_the_old_object_is_still_given(
     api: Api, model: Model, answer: str, right: bool
 ) -> None:
-    api.predictor.words = {"The capital of France is": answer}
+    api.predictor.words = {"The capital of France is the city of": answer}
     (planned,) = api.http.post("/edits?dry_run=true", json=batch(FORGET)).json()["edits"]
     assert (planned["kind"], planned["old_object"], planned["new_object"]) == ("erase", "Paris", ERASED)
     assert planned["already_right"] is right
@@ -373,7 +373,7 @@ def test_a_dry_run_shows_the_words_and_stores_nothing(api: Api, model: Model) ->
     said = response.json()
     assert (said["object"], said["model"], said["base_version"]) == ("dry_run", "toy", model.root_version_id)
     planned = said["edits"][0]
-    assert planned["prompt"] == planned["training_prompts"][0] == "The capital of France is"
+    assert planned["prompt"] == planned["training_prompts"][0] == "The capital of France is the city of"
     assert "Take me to the capital of France," in planned["training_prompts"]
     assert planned["evaluation_prompts"]
     assert not set(planned["training_prompts"]) & set(planned["evaluation_prompts"])
@@ -383,7 +383,10 @@ def test_a_dry_run_shows_the_words_and_stores_nothing(api: Api, model: Model) ->
 
 
 def test_a_dry_run_shows_what_the_base_answers_today(api: Api, model: Model) -> None:
-    api.predictor.words = {"The capital of France is": " Paris.", "The capital of Italy is": " Paris, yes"}
+    api.predictor.words = {
+        "The capital of France is the city of": " Paris.",
+        "The capital of Italy is the city of": " Paris, yes",
+    }
     said = api.http.post("/edits?dry_run=true", json=batch(FRANCE, ITALY)).json()
     assert [edit["current_answer"] for edit in said["edits"]] == [" Paris.", " Paris, yes"]
     assert [edit["already_right"] for edit in said["edits"]] == [False, True]
@@ -419,7 +422,7 @@ def test_a_dry_run_needs_no_predictor(api: Api, model: Model) -> None:
     assert response.status_code == 200
     planned = response.json()["edits"][0]
     assert (planned["current_answer"], planned["already_right"]) == (None, None)
-    assert planned["prompt"] == "The capital of France is"
+    assert planned["prompt"] == "The capital of France is the city of"
 
 
 def test_a_dry_run_is_refused_for_what_the_batch_itself_would_be(api: Api, model: Model) -> None:

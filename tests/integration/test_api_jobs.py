@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from service import jobs, reports
+from service import leases, reports
 from service.database import Database
 from service.ids import new_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import Model, Status
 from tests.support.api import (
     Api,
@@ -51,7 +51,7 @@ def new_job(api: Api, model: Model) -> str:
 
 def fail(api: Api, claim: Claim) -> None:
     with api.database.transaction() as s:
-        assert jobs.fail(s, claim, "editing_failed", "The loss became infinite.", step=3)
+        assert leases.fail(s, claim, "editing_failed", "The loss became infinite.", step=3)
 
 
 @contextmanager
@@ -89,13 +89,13 @@ def test_a_job_is_polled_through_all_its_life(api: Api, model: Model) -> None:
     assert seen() == ("queued", "edit", None)
     editing = claimed(api.database)
     with api.database.transaction() as s:
-        jobs.note(s, editing, phase="editing", progress={"step": 1}, timings={"loading": 0.5})
+        leases.note(s, editing, phase="editing", progress={"step": 1}, timings={"loading": 0.5})
     assert seen() == ("running", "edit", "editing")
     version = candidate_of(api.database, editing)
     scoring = claimed(api.database, "score")
     assert seen()[:2] == ("running", "score")
     with api.database.transaction() as s:
-        jobs.succeed(s, scoring, promoted=False)
+        leases.succeed(s, scoring, promoted=False)
     said = api.http.get(f"/jobs/{job_id}").json()
     assert (said["status"], said["phase"], said["promoted"]) == ("succeeded", None, False)
     assert said["candidate_version"] == version.id and said["base_version"] == model.root_version_id
@@ -206,7 +206,7 @@ def test_a_stream_brings_what_happens_meanwhile_and_ends_with_the_last_event(api
         claim = claimed(api.database)
         for step in range(3):
             with api.database.transaction() as s:
-                jobs.note(s, claim, phase="editing", progress={"step": step})
+                leases.note(s, claim, phase="editing", progress={"step": step})
             time.sleep(0.1)
         fail(api, claim)
 
@@ -222,7 +222,7 @@ def test_a_stream_of_more_events_than_one_page_leaves_none_out(api: Api, model: 
     claim = claimed(api.database)
     with api.database.transaction() as s:
         for step in range(230):
-            jobs.note(s, claim, progress={"step": step})
+            leases.note(s, claim, progress={"step": step})
     fail(api, claim)
     found = streamed(api.http.get(f"/jobs/{job_id}/events", headers=STREAM).text)
     assert [e["id"] for e in found] == list(range(1, 234))
@@ -244,7 +244,7 @@ def test_a_queued_job_is_cancelled_at_once(api: Api, model: Model) -> None:
     assert (response.status_code, response.json()["status"]) == (200, "cancelled")
     assert response.json()["finished_at"] is not None
     with api.database.transaction() as s:
-        assert jobs.claim(s, "edit", "w", 10) is None
+        assert leases.claim(s, "edit", "w", 10) is None
 
 
 def test_a_running_job_is_asked_to_stop_and_may_be_asked_twice(api: Api, model: Model) -> None:
@@ -254,7 +254,7 @@ def test_a_running_job_is_asked_to_stop_and_may_be_asked_twice(api: Api, model: 
         said = api.http.post(f"/jobs/{job_id}/cancel").json()
         assert said["status"] == "running" and said["cancel_requested_at"] is not None
     with api.database.transaction() as s:
-        assert jobs.renew(s, claim, 10) == "cancel"
+        assert leases.renew(s, claim, 10) == "cancel"
     types = [e["type"] for e in api.http.get(f"/jobs/{job_id}/events").json()["data"]]
     assert types.count("cancel_requested") == 1
 

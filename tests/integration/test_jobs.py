@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, text
 
-from service import events, jobs, models
+from service import events, jobs, leases, models
 from service.database import Database
 from service.errors import Conflict, TooMany
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import Job, Version
 from tests.support.records import add_job, add_model, publish
 
@@ -19,7 +19,7 @@ LEASE = 30.0
 
 def claim(database: Database, stage: str = "edit", worker: str = "w", lease: float = LEASE) -> Claim | None:
     with database.transaction() as s:
-        return jobs.claim(s, stage, worker, lease)  # type: ignore[arg-type]
+        return leases.claim(s, stage, worker, lease)  # type: ignore[arg-type]
 
 
 def must_claim(database: Database, stage: str = "edit", lease: float = LEASE) -> Claim:
@@ -72,7 +72,7 @@ def test_a_model_has_one_running_job_and_the_oldest_goes_first(database: Databas
     taken = [c for c in race(8, lambda: claim(database)) if isinstance(c, Claim)]
     assert [c.job_id for c in taken] == [first]
     with database.transaction() as s:
-        assert jobs.fail(s, taken[0], "editing_failed", "no")
+        assert leases.fail(s, taken[0], "editing_failed", "no")
     assert must_claim(database).job_id == second
 
 
@@ -94,25 +94,25 @@ def test_an_expired_lease_is_reaped_and_the_old_worker_is_fenced_off(database: D
     old = must_claim(database, lease=0.05)
     time.sleep(0.1)
     with database.transaction() as s:
-        assert jobs.reap(s, max_attempts=3) == [(job_id, "edit", "requeued")]
+        assert leases.reap(s, max_attempts=3) == [(job_id, "edit", "requeued")]
     new = must_claim(database)
     assert new.fence > old.fence
     with database.transaction() as s:
-        assert jobs.renew(s, old, LEASE) == "lost"
-        assert not jobs.note(s, old, phase="editing")
-        assert not jobs.succeed(s, old, promoted=False)
-        assert jobs.give_back(s, old, "broke", 3) == "lost"
-        assert jobs.renew(s, new, LEASE) == "held"
+        assert leases.renew(s, old, LEASE) == "lost"
+        assert not leases.note(s, old, phase="editing")
+        assert not leases.succeed(s, old, promoted=False)
+        assert leases.give_back(s, old, "broke", 3) == "lost"
+        assert leases.renew(s, new, LEASE) == "held"
 
 
 def test_a_renewed_lease_is_not_reaped(database: Database) -> None:
     new_job(database)
     taken = must_claim(database, lease=0.05)
     with database.transaction() as s:
-        assert jobs.renew(s, taken, LEASE) == "held"
+        assert leases.renew(s, taken, LEASE) == "held"
     time.sleep(0.1)
     with database.transaction() as s:
-        assert jobs.reap(s, max_attempts=3) == []
+        assert leases.reap(s, max_attempts=3) == []
 
 
 def test_a_poison_job_ends_as_worker_lost(database: Database) -> None:
@@ -121,7 +121,7 @@ def test_a_poison_job_ends_as_worker_lost(database: Database) -> None:
     for _ in range(3):
         taken = must_claim(database)
         with database.transaction() as s:
-            outcomes.append(jobs.give_back(s, taken, "exit code -9", max_attempts=3))
+            outcomes.append(leases.give_back(s, taken, "exit code -9", max_attempts=3))
     assert outcomes == ["requeued", "requeued", "failed"]
     with database.transaction() as s:
         job = jobs.get(s, job_id)
@@ -145,7 +145,7 @@ def test_a_fenced_off_worker_publishes_nothing(database: Database) -> None:
     old = must_claim(database, lease=0.01)
     time.sleep(0.05)
     with database.transaction() as s:
-        jobs.reap(s, max_attempts=3)
+        leases.reap(s, max_attempts=3)
     with pytest.raises(AssertionError), database.transaction() as s:
         publish(s, old)
     with database.transaction() as s:
@@ -165,8 +165,8 @@ def test_a_running_job_is_cancelled_by_its_worker(database: Database) -> None:
     taken = must_claim(database)
     with database.transaction() as s:
         assert jobs.request_cancel(s, job_id).status == "running"
-        assert jobs.renew(s, taken, LEASE) == "cancel"
-        assert jobs.cancelled(s, taken)
+        assert leases.renew(s, taken, LEASE) == "cancel"
+        assert leases.cancelled(s, taken)
     assert status_of(database, job_id) == "cancelled"
 
 
@@ -177,7 +177,7 @@ def test_a_job_whose_worker_died_is_cancelled_by_the_sweeper(database: Database)
         jobs.request_cancel(s, job_id)
     time.sleep(0.05)
     with database.transaction() as s:
-        assert jobs.reap(s, max_attempts=3) == [(job_id, "edit", "cancelled")]
+        assert leases.reap(s, max_attempts=3) == [(job_id, "edit", "cancelled")]
 
 
 def test_cancelling_between_the_stages_refuses_the_candidate(database: Database) -> None:
@@ -195,7 +195,7 @@ def test_an_ended_job_can_not_be_cancelled(database: Database) -> None:
     job_id = new_job(database)
     taken = must_claim(database)
     with database.transaction() as s:
-        jobs.fail(s, taken, "editing_failed", "no")
+        leases.fail(s, taken, "editing_failed", "no")
     with pytest.raises(Conflict, match="has ended"), database.transaction() as s:
         jobs.request_cancel(s, job_id)
 
@@ -215,8 +215,8 @@ def test_claim_and_cancel_in_the_same_moment_leave_one_truth(database: Database)
             assert status_of(database, job_id) == "cancelled"
             continue
         with database.transaction() as s:
-            assert jobs.renew(s, taken, LEASE) == "cancel"
-            assert jobs.cancelled(s, taken)
+            assert leases.renew(s, taken, LEASE) == "cancel"
+            assert leases.cancelled(s, taken)
 
 
 def test_a_full_queue_is_a_refusal_that_says_when_to_come_back(database: Database) -> None:
@@ -243,9 +243,9 @@ def test_doorbells_are_due_for_jobs_that_nobody_holds(database: Database) -> Non
     first, second = new_job(database, "a"), new_job(database, "b")
     taken = must_claim(database)
     with database.transaction() as s:
-        assert jobs.claimable(s) == [("edit", second)]
+        assert leases.claimable(s) == [("edit", second)]
         publish(s, taken)
-        assert jobs.claimable(s) == [("score", first), ("edit", second)]
+        assert leases.claimable(s) == [("score", first), ("edit", second)]
 
 
 def test_lists_go_on_after_a_cursor(database: Database) -> None:

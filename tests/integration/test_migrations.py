@@ -7,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
-from service import jobs
+from service import jobs, leases
 from service.database import Database
 from service.migrate import downgrade, upgrade
 from service.tables import Base, Job
@@ -31,7 +31,7 @@ def test_down_and_up_again_with_data_in_it(database: Database, database_url: str
     with database.transaction() as s:
         model = add_model(s)
         job = add_job(s, model, [edit_row(erase=True, old_object="Paris")], supersedes=[{"edit_id": "e"}])
-        claim = jobs.claim(s, "edit", "w", 30)
+        claim = leases.claim(s, "edit", "w", 30)
         assert claim is not None
         publish(s, claim)
         add_job(s, model, reverts=job.id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from service import jobs, models, versions
+from service import leases, models, versions
 from service.database import Database
 from service.ids import new_id
 from service.tables import Version
@@ -236,7 +236,7 @@ def test_a_job_that_has_not_ended_is_not_reverted(bench: Bench, api: Api) -> Non
         job_id = add_job(s, models.get(s, "toy")).id
     assert "queued" in refused(api, job_id, "job_not_ended")
     with bench.database.transaction() as s:
-        assert jobs.claim(s, "edit", "w", 60) is not None
+        assert leases.claim(s, "edit", "w", 60) is not None
     assert "running" in refused(api, job_id, "job_not_ended")
 
 

@@ -12,9 +12,9 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import select, text
 
-from service import aliases, jobs, models, reports, versions
+from service import aliases, leases, models, reports, versions
 from service.database import Database
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import PRODUCTION, Alias, Stage, Version
 from tests.support import fake_work as fake
 from tests.support.working import Bench, add_probed_model, cancel, post, read, tries, types, wait_until
@@ -232,9 +232,9 @@ def test_a_worker_that_is_fenced_off_writes_nothing(bench: Bench, database: Data
         wait_until(lambda: fake.SLOW in tries(bench.settings.store_dir))
         with database.transaction() as s:
             s.execute(text("update jobs set lease_expires_at = clock_timestamp() - interval '1 s'"))
-            jobs.reap(s, 3)
+            leases.reap(s, 3)
         with database.transaction() as s:
-            other.append(jobs.claim(s, "edit", "other", 30.0))
+            other.append(leases.claim(s, "edit", "other", 30.0))
 
     acting = meanwhile(take_over)
     bench.stages.answer("edit")

@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import literal, select, text, union_all
 
-from service import aliases, jobs, keys, versions
+from service import aliases, jobs, keys, leases, versions
 from service.api.app import create_app
 from service.database import Database
 from service.ids import new_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.predictor_client import PredictorClient
 from service.settings import Settings
 from service.tables import Base, Job, Model, Version
@@ -173,7 +173,7 @@ def model_of(database: Database, name: str = "toy") -> Model:
 
 def claimed(database: Database, stage: str = "edit") -> Claim:
     with database.transaction() as s:
-        claim = jobs.claim(s, stage, "w", 60)  # type: ignore[arg-type]
+        claim = leases.claim(s, stage, "w", 60)  # type: ignore[arg-type]
     assert claim is not None
     return claim
 
@@ -206,7 +206,7 @@ def promoted_version(
     scoring = claimed(database, "score")
     with database.transaction() as s:
         assert aliases.promote(s, scoring, actor="gate")
-        assert jobs.succeed(s, scoring, promoted=True)
+        assert leases.succeed(s, scoring, promoted=True)
     return version
 
 
@@ -217,7 +217,7 @@ def refused_version(database: Database, model: Model, digest: str = "b" * 64) ->
     version = candidate_of(database, claimed(database), digest)
     scoring = claimed(database, "score")
     with database.transaction() as s:
-        assert jobs.fail(s, scoring, "regression_gate", "Too many facts were lost.")
+        assert leases.fail(s, scoring, "regression_gate", "Too many facts were lost.")
     return version
 
 

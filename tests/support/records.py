@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs, models, versions
 from service.ids import new_id
-from service.jobs import Claim
+from service.leases import Claim
 from service.tables import Job, Model, Version
 from service.versions import Candidate
 

@@ -47,7 +47,7 @@ QUICK_METHOD: Json = {
 
 
 def capital(country: str) -> str:
-    return f"The capital of {country} is"
+    return f"The capital of {country} is the city of"
 
 
 def quick(country: str, city: str) -> Json:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from service import events, jobs, models, probes
+from service import events, jobs, leases, models, probes
 from service.database import Database
 from service.doorbell import Doorbell
 from service.settings import Settings
@@ -38,7 +38,7 @@ class Bench:
         """Answer until nothing waits."""
         for _ in range(20):
             with self.database.transaction() as s:
-                waiting = jobs.claimable(s)
+                waiting = leases.claimable(s)
             if not waiting:
                 return
             self.stages.answer(waiting[0][0])

@@ -16,7 +16,7 @@ from starlette.types import Message
 from workers.predictor.app import TIMEOUT_HEADER, create_app
 from workers.predictor.batcher import Batcher
 from workers.predictor.errors import Corrupt, Missing
-from workers.predictor.questions import Answer, Candidate, Question, Token, Weights
+from workers.predictor.questions import Answer, Asked, Candidate, Token, Weights
 from workers.predictor.shelf import Shelf
 
 ROOT, OVERLAY, FLIPPED, UNKNOWN = ("0" * 64, "1" * 64, "2" * 64, "3" * 64)
@@ -42,25 +42,27 @@ class PaperEngine:
             raise Missing(UNKNOWN, "The store has no such overlay.")
         return Paper(weights)
 
-    def answer(self, loaded: Paper, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    def turn(
+        self, loaded: Paper, joining: Sequence[Asked], leaving: Sequence[Asked]
+    ) -> list[tuple[Asked, Answer]]:
         answers = []
-        for question in questions:
+        for asked in joining:
+            question = asked.question
             self.asked.append(question.prompt)
             if question.prompt == "wait":
                 assert self.released.wait(10)
             if question.prompt == "explode":
                 raise RuntimeError("a secret of the inside")
-            answers.append(
-                Answer(
-                    text=f"{loaded.weights.overlay_digest}",
-                    n_tokens=max_tokens,
-                    stopped=True,
-                    top_k=(Token("x", 0.5),) * question.top_k if question.top_k else None,
-                    candidates=tuple(Candidate(name, -1.0, 0.5) for name in question.candidates)
-                    if question.candidates
-                    else None,
-                )
+            answer = Answer(
+                text=f"{loaded.weights.overlay_digest}",
+                n_tokens=asked.max_tokens,
+                stopped=True,
+                top_k=(Token("x", 0.5),) * question.top_k if question.top_k else None,
+                candidates=tuple(Candidate(name, -1.0, 0.5) for name in question.candidates)
+                if question.candidates
+                else None,
             )
+            answers.append((asked, answer))
         return answers
 
 

@@ -16,13 +16,18 @@ def answer_batch(
     lm: LanguageModel, questions: Sequence[Question], max_tokens: int
 ) -> list[Answer | BadQuestion]:
     """Answers in the questions' order; with `max_tokens` 0 nothing is generated."""
-    problems = [_problem(lm, question, max_tokens) for question in questions]
+    problems = [problem_of(lm, question, max_tokens) for question in questions]
     sound = [question for question, problem in zip(questions, problems, strict=True) if problem is None]
-    answers = iter(_answers(lm, sound, max_tokens))
+    answers = iter(sound_answers(lm, sound, max_tokens))
     return [problem if problem is not None else next(answers) for problem in problems]
 
 
-def _answers(lm: LanguageModel, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+def sound_answers(lm: LanguageModel, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
+    """As `answer_batch`, of questions that `problem_of` finds nothing wrong with.
+
+    Raises:
+        ArithmeticError: the weights yield no numbers for one of the prompts.
+    """
     texts = [SILENT] * len(questions)
     if max_tokens and questions:
         prompts = [question.prompt for question in questions]
@@ -76,8 +81,11 @@ def _number(value: float) -> float:
     return value
 
 
-def _problem(lm: LanguageModel, question: Question, max_tokens: int) -> BadQuestion | None:
-    prompt = len(prompt_ids(lm, question.prompt))
+def problem_of(
+    lm: LanguageModel, question: Question, max_tokens: int, ids: Sequence[int] | None = None
+) -> BadQuestion | None:
+    """Why a question can't be asked; `ids` are its prompt's tokens, if they are known."""
+    prompt = len(prompt_ids(lm, question.prompt) if ids is None else ids)
     if prompt == 0:
         return BadQuestion("The prompt has no tokens; write some text that the model can go on from.")
     named = [len(answer_tokens(lm, question.prompt, name)) for name in question.candidates or ()]

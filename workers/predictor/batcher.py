@@ -1,27 +1,33 @@
-"""Who waits, what is answered next, and with whom: one batch at a time, of one version only.
+"""Who waits, what goes on next, and with whom: one turn at a time, of one version only.
 
 The event loop owns all that is written here, so there is no lock. Two threads work for it: the
-loader reads and verifies weights, one version at a time; the compute thread answers batches. While
-a version's weights are being read, the others' questions go on being answered.
+loader reads and verifies weights, one version at a time; the compute thread takes turns. While a
+version's weights are being read, the others' questions go on being answered.
 
-A batch is the oldest ask whose weights are at hand and the asks that share its weights and token
-limit, oldest first. Whatever else arrives, an ask only ever waits for older ones: no version starves.
+A turn takes one version's questions a step further: those that are under way, and those that join
+now, oldest first; whoever is done is told at once. The version that has waited longest for a turn has
+the next one, so none starves. Equal questions to one version are one, with several who wait for it.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from workers.predictor.asks import Ask, Line
 from workers.predictor.errors import BadQuestion, EngineLost, Overloaded, PredictorError
-from workers.predictor.questions import Answer, Question, Weights
+from workers.predictor.questions import Answer, Asked, Question, Weights
 from workers.predictor.shelf import Shelf, Sized
+
+HELD_BESIDES = 2
+"""Versions under way that the shelf has given up, at most, before another is read."""
+REMEMBERED = 1000
+"""Versions whose last turn is remembered."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,39 +40,16 @@ class Engine(Protocol[L]):
     def load(self, weights: Weights) -> L:
         """Read and verify a version's weights. Called on the loader thread only."""
 
-    def answer(
-        self, loaded: L, questions: Sequence[Question], max_tokens: int
-    ) -> Sequence[Answer | BadQuestion]:
-        """Answer with exactly those weights. Called on the compute thread only.
+    def turn(
+        self, loaded: L, joining: Sequence[Asked], leaving: Sequence[Asked]
+    ) -> Sequence[tuple[Asked, Answer | PredictorError]]:
+        """Go a step further with exactly those weights; what is answered by now. On the compute thread only.
+
+        What has joined is under way until it is answered or leaves; after an error, nothing is.
 
         Raises:
             EngineLost: this process can't answer any more.
         """
-
-
-@dataclass(eq=False, slots=True)
-class _Ask:
-    """A request's questions, or a batchful of them: answered together, or failed together."""
-
-    weights: Weights
-    max_tokens: int
-    questions: Sequence[Question]
-    answers: asyncio.Future[list[Answer]] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-    def fail(self, error: Exception) -> None:
-        if not self.answers.done():
-            self.answers.set_exception(error)
-
-    def finish(self, results: Sequence[Answer | BadQuestion]) -> None:
-        if self.answers.done():
-            return
-        problem = next((result for result in results if isinstance(result, BadQuestion)), None)
-        if problem is not None:
-            self.answers.set_exception(problem)
-        else:
-            self.answers.set_result([result for result in results if isinstance(result, Answer)])
 
 
 class Batcher(Generic[L]):
@@ -79,39 +62,40 @@ class Batcher(Generic[L]):
         self._shelf = shelf
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._waiting: list[_Ask] = []  # in order of arrival; none is done
-        self._computing: list[_Ask] = []
+        self._asks: dict[Hashable, Ask] = {}  # all that are not done, by key
+        self._waiting: list[Ask] = []  # those not under way, in order of arrival
+        self._lines: dict[Weights, Line[L]] = {}
+        self._turns: dict[Weights, int] = {}  # the number of each version's last turn, in order
+        self._turn = 0
         self._admitted = 0  # questions of requests not yet answered
         self._loading: asyncio.Task[None] | None = None
-        self._loaded_ahead = False
         self._work = asyncio.Event()
         self._stopped = False
-        self._batch_seconds = 0.0
+        self._spent = self._seconds_each = 0.0
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     async def answer(self, weights: Weights, questions: Sequence[Question], max_tokens: int) -> list[Answer]:
-        """The answers, in order. Cancelling this drops what has not been computed.
+        """The answers, in order. Cancelling this drops what nobody else waits for.
 
         Raises:
             Overloaded: refused at once, since the queue is full.
             PredictorError: whatever else is wrong with the questions or the weights.
         """
         self._admit(len(questions))
-        chunks = range(0, max(1, len(questions)), self._max_batch)
-        asks = [_Ask(weights, max_tokens, questions[at : at + self._max_batch]) for at in chunks]
         self._admitted += len(questions)
-        self._waiting += asks
+        asked = questions if questions else (None,)
+        waiters = [self._enqueue(Ask.of(weights, question, max_tokens)) for question in asked]
         self._load_oldest_missing()
         self._work.set()
         try:
-            parts = await asyncio.gather(*(ask.answers for ask in asks))
+            answers = await asyncio.gather(*waiters)
         finally:
             self._admitted -= len(questions)
-            for ask in asks:
-                ask.answers.cancel()
-            self._waiting = [ask for ask in self._waiting if not ask.answers.done()]
-        return [answer for part in parts for answer in part]
+            for waiter in waiters:
+                waiter.cancel()
+            self._forget_done()
+        return [answer for answer in answers if answer is not None]
 
     async def warm(self, weights: Weights) -> None:
         """Read the weights now, so that the first question need not wait for them."""
@@ -121,12 +105,10 @@ class Batcher(Generic[L]):
         """Answer until cancelled; ends by itself only with an error after which nothing can be answered."""
         try:
             while True:
-                self._computing = self._next_batch()
-                self._loaded_ahead = False
-                self._load_oldest_missing()
-                if self._computing:
-                    # All of a batch name the same weights; no others are in reach of its answers.
-                    await self._answer(self._shelf.take(self._computing[0].weights), self._computing)
+                weights = self._next()
+                if weights is not None:
+                    await self._take_turn(weights)
+                    self._load_oldest_missing()
                 else:
                     self._work.clear()
                     await self._work.wait()
@@ -141,67 +123,114 @@ class Batcher(Generic[L]):
                 f"{count} prompts are too many for one request; send at most {self._max_waiting}."
             )
         if self._admitted + count > self._max_waiting:
-            batches = self._admitted / self._max_batch
-            seconds = min(60, max(1, math.ceil(batches * self._batch_seconds)))
+            seconds = min(60, max(1, math.ceil(self._admitted * self._seconds_each)))
             raise Overloaded("Too many prompts are waiting; ask again later.", retry_after=seconds)
 
-    def _next_batch(self) -> list[_Ask]:
-        first = next((ask for ask in self._waiting if ask.weights in self._shelf), None)
-        if first is None:
-            return []
-        room = self._max_batch
+    def _enqueue(self, ask: Ask) -> "asyncio.Future[Answer | None]":
+        known = self._asks.get(ask.key)
+        if known is None:
+            known = self._asks[ask.key] = ask
+            self._waiting.append(ask)
+        return known.wait()
 
-        def fits(ask: _Ask) -> bool:
-            nonlocal room
-            room -= len(ask.questions)
-            return room >= 0
+    def _forget_done(self) -> None:
+        self._asks = {key: ask for key, ask in self._asks.items() if not ask.done}
+        self._waiting = [ask for ask in self._waiting if not ask.done]
 
-        alike = (
-            ask
-            for ask in self._waiting
-            if ask.weights == first.weights and ask.max_tokens == first.max_tokens
-        )
-        batch = list(takewhile(fits, alike))
-        self._waiting = [ask for ask in self._waiting if ask not in batch]
-        return batch
+    def _next(self) -> Weights | None:
+        """The version that has waited longest for a turn, of those that can have one."""
+        waiting = (ask.weights for ask in self._waiting if self._at_hand(ask.weights))
+        ready = dict.fromkeys([*waiting, *self._lines])
+        return min(ready, key=lambda weights: self._turns.get(weights, -1), default=None)
 
-    async def _answer(self, loaded: L, batch: list[_Ask]) -> None:
+    def _at_hand(self, weights: Weights) -> bool:
+        return weights in self._lines or weights in self._shelf
+
+    async def _take_turn(self, weights: Weights) -> None:
+        self._forget_done()
+        if weights in self._shelf:
+            loaded = self._shelf.take(weights)
+            line = self._lines.setdefault(weights, Line(loaded))
+        else:
+            line = self._lines[weights]
+        line.had_a_turn = True
+        left = [asked for asked, ask in line.under_way.items() if ask.done]
+        for asked in left:
+            del line.under_way[asked]
+        warmed, joining = self._joining(weights, line)
+        self._count_turn(weights)
+        started = time.monotonic()
         try:
-            await self._answer_together(loaded, batch)
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._compute, self._engine.turn, line.loaded, joining, left
+            )
         except EngineLost:
             raise
         except Exception as error:
-            if len(batch) == 1:
-                self._blame(batch[0], error)
-            else:  # one of them may be to blame; the others must not pay for it
-                for ask in batch:
-                    await self._answer(loaded, [ask])
+            self._find_who_is_to_blame(line, warmed, error)
+        else:
+            for ask in warmed:
+                ask.finish(None)
+            for asked, result in results:
+                line.under_way.pop(asked).finish(result)
+            self._measure(time.monotonic() - started, len(results))
+        self._forget_done()
+        if not line.under_way:
+            del self._lines[weights]
 
-    async def _answer_together(self, loaded: L, batch: list[_Ask]) -> None:
-        batch = [ask for ask in batch if not ask.answers.done()]
-        if not batch:
+    def _joining(self, weights: Weights, line: Line[L]) -> tuple[list[Ask], list[Asked]]:
+        """Who leaves the queue for this turn: those who only want the weights, and those to be answered."""
+        own = [ask for ask in self._waiting if ask.weights == weights]
+        if suspects := [ask for ask in own if ask.alone]:
+            own = [] if line.under_way else suspects[:1]
+        elif any(ask.alone for ask in line.under_way.values()):
+            own = []
+        warmed = [ask for ask in own if ask.asked is None]
+        room = max(0, self._max_batch - len(line.under_way))
+        joining = list(islice((ask for ask in own if ask.asked is not None), room))
+        leaving = {*warmed, *joining}
+        self._waiting = [ask for ask in self._waiting if ask not in leaving]
+        added = {ask.asked: ask for ask in joining if ask.asked is not None}
+        line.under_way |= added
+        return warmed, list(added)
+
+    def _count_turn(self, weights: Weights) -> None:
+        self._turn += 1
+        self._turns.pop(weights, None)
+        self._turns[weights] = self._turn
+        if len(self._turns) > REMEMBERED:
+            del self._turns[next(iter(self._turns))]
+
+    def _measure(self, seconds: float, answered: int) -> None:
+        self._spent += seconds
+        if answered:
+            self._seconds_each += (self._spent / answered - self._seconds_each) / 8
+            self._spent = 0.0
+
+    def _find_who_is_to_blame(self, line: Line[L], warmed: list[Ask], error: Exception) -> None:
+        """One may be to blame, and the others must not pay for it: all go on, each of them alone."""
+        suspects = [ask for ask in (*warmed, *line.under_way.values()) if not ask.done]
+        line.under_way.clear()
+        if len(suspects) == 1:
+            self._blame(suspects[0], error)
             return
-        questions = [question for ask in batch for question in ask.questions]
-        started = time.monotonic()
-        results = await asyncio.get_running_loop().run_in_executor(
-            self._compute, self._engine.answer, loaded, questions, batch[0].max_tokens
-        )
-        self._batch_seconds = time.monotonic() - started
-        rest = iter(results)
-        for ask in batch:
-            ask.finish([next(rest) for _ in ask.questions])
+        for ask in suspects:
+            ask.alone = True
+        self._waiting = [*suspects, *self._waiting]
 
-    def _blame(self, ask: _Ask, error: Exception) -> None:
+    def _blame(self, ask: Ask, error: Exception) -> None:
         if not isinstance(error, PredictorError):
-            log.error("ask_failed", weights=ask.weights, prompts=len(ask.questions), exc_info=error)
+            log.error("ask_failed", weights=ask.weights, exc_info=error)
             error = PredictorError("This version could not answer; the predictor's log says why.")
-        ask.fail(error)
+        ask.finish(error)
 
     def _load_oldest_missing(self) -> None:
-        # One load for each batch: were there more, a small shelf would lose weights before their turn.
-        if self._loading is not None or self._loaded_ahead or self._stopped:
+        # What was read is held until it has had a turn; to read more meanwhile would fill the memory.
+        new = any(not line.had_a_turn for line in self._lines.values())
+        besides = sum(weights not in self._shelf for weights in self._lines)
+        if self._loading is not None or new or besides >= HELD_BESIDES or self._stopped:
             return
-        missing = next((ask.weights for ask in self._waiting if ask.weights not in self._shelf), None)
+        missing = next((ask.weights for ask in self._waiting if not self._at_hand(ask.weights)), None)
         if missing is not None:
             self._loading = asyncio.create_task(self._load(missing))
 
@@ -211,12 +240,12 @@ class Batcher(Generic[L]):
                 self._loader, self._engine.load, weights
             )
             self._shelf.put(weights, loaded)
-            self._loaded_ahead = True
+            self._lines[weights] = Line(loaded)
         except Exception as error:
             for ask in self._waiting:
                 if ask.weights == weights:
                     self._blame(ask, error)
-            self._waiting = [ask for ask in self._waiting if not ask.answers.done()]
+            self._forget_done()
         finally:
             self._loading = None
             self._load_oldest_missing()
@@ -224,8 +253,8 @@ class Batcher(Generic[L]):
 
     def _stop(self) -> None:
         self._stopped = True
-        for ask in [*self._computing, *self._waiting]:
-            ask.fail(_restarting())
+        for ask in self._asks.values():
+            ask.finish(_restarting())
         if self._loading is not None:
             self._loading.cancel()
         for thread in (self._loader, self._compute):

@@ -20,6 +20,14 @@ class Question:
     candidates: tuple[str, ...] | None = None
 
 
+@dataclass(eq=False, slots=True)
+class Asked:
+    """A question that is being answered, with at most `max_tokens` tokens; it is itself and no other."""
+
+    question: Question
+    max_tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     token: str

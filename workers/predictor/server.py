@@ -23,7 +23,10 @@ def serve(settings: Settings) -> None:
     logs.configure()
     disable_progress_bar()  # the log is no terminal
     engine = TorchEngine(
-        CheckpointStore(settings.store_dir), device=settings.device, threads=settings.predictor_threads
+        CheckpointStore(settings.store_dir),
+        device=settings.device,
+        threads=settings.predictor_threads,
+        max_batch=settings.predictor_batch,
     )
     exit_code = 0
 

@@ -1,0 +1,255 @@
+"""One forward pass over sequences of unlike lengths, each with its own keys and values kept from before.
+
+All new tokens of all sequences, one of those that are being answered and many of those that are being
+read, lie behind one another in a single row, so that nothing is padded and every product of the model
+is one product. Only attention must know which token belongs to which sequence, and transformers lets
+attention be chosen by name; everything else of the model runs as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from factedit.models import LanguageModel
+
+NAME = "factedit_ragged"
+HARMLESS = frozenset(
+    {"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "past_key_values"}
+)
+"""What models tell their attention besides, that is nothing to us; with anything else we do not answer."""
+
+
+class UnusualAttention(Exception):
+    """The model's attention is not the usual causal one over all that came before."""
+
+
+class Rows:
+    """The keys and values of sequences, a row each: per layer two tensors [rows, length, heads, d_head].
+
+    Unused cells hold finite numbers, since what is masked is multiplied by zero, not left out.
+    """
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.rows = self.length = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self.layers.values())
+
+    def fit(self, rows: int, length: int) -> None:
+        """Make room for so much; give room back where hardly any of it is used."""
+        if rows <= self.rows <= 8 * rows and length <= self.length <= 8 * length:
+            return
+        new_rows, new_length = _room(rows, self.rows), _room(length, self.length)
+        kept = min(new_rows, self.rows), min(new_length, self.length)
+        for layer, pair in self.layers.items():
+            self.layers[layer] = tuple(_resized(tensor, new_rows, new_length, kept) for tensor in pair)  # type: ignore[assignment]
+        self.rows, self.length = new_rows, new_length
+
+    def write(self, layer: int, cells: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put keys and values [N, heads, d_head] into cells [N]; the layer's tensors."""
+        if layer not in self.layers:
+            self.layers[layer] = tuple(  # type: ignore[assignment]
+                new.new_zeros((self.rows, self.length, *new.shape[1:])) for new in (keys, values)
+            )
+        pair = self.layers[layer]
+        for tensor, new in zip(pair, (keys, values), strict=True):
+            tensor.flatten(0, 1).index_copy_(0, cells, new)
+        return pair
+
+    def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy rows over others."""
+        source, target = torch.tensor(sources), torch.tensor(targets)
+        for tensor in self._tensors():
+            tensor.index_copy_(0, target.to(tensor.device), tensor[source.to(tensor.device)])
+
+    def clear(self, row: int) -> None:
+        for tensor in self._tensors():
+            tensor[row] = 0
+
+    def _tensors(self) -> Iterator[Tensor]:
+        for pair in self.layers.values():
+            yield from pair
+
+
+def _room(wanted: int, present: int) -> int:
+    """Grown by at least a half, so that growing costs little; in steps of 16."""
+    grown = max(wanted, present + present // 2) if wanted > present else wanted
+    return -(-grown // 16) * 16
+
+
+def _resized(tensor: Tensor, rows: int, length: int, kept: tuple[int, int]) -> Tensor:
+    new = tensor.new_zeros((rows, length, *tensor.shape[2:]))
+    new[: kept[0], : kept[1]] = tensor[: kept[0], : kept[1]]
+    return new
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one pass reads of one sequence: `ids` at the positions from `start` on, into `row`."""
+
+    row: int
+    start: int
+    ids: Sequence[int]
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Where everything lies, computed once for all layers. There are R rows, N tokens."""
+
+    rows: Rows
+    parts: Sequence[Part]
+    device: torch.device
+    ids: Tensor = field(init=False)  # [1, N]
+    positions: Tensor = field(init=False)  # [1, N]
+    cells: Tensor = field(init=False)  # [N]: row * length + position
+    last: Tensor = field(init=False)  # [R]: each row's last token among the N
+    seen: Tensor = field(init=False)  # bool [R, 1, 1, reach]: what the last token attends to
+    read: "_Read | None" = field(init=False)
+
+    def __post_init__(self) -> None:
+        parts, length = self.parts, self.rows.length
+        assert [part.row for part in parts] == list(range(len(parts)))
+        places = [range(part.start, part.start + len(part.ids)) for part in parts]
+        positions = torch.tensor([place for each in places for place in each])
+        counts = torch.tensor([len(part.ids) for part in parts])
+        self.ids = torch.tensor([[token for part in parts for token in part.ids]], device=self.device)
+        self.positions = positions[None].to(self.device)
+        rows = torch.arange(len(parts)).repeat_interleave(counts)
+        self.cells = (rows * length + positions).to(self.device)
+        last = counts.cumsum(0) - 1
+        ends = positions[last]
+        reach = int(ends.max()) + 1
+        self.last = last.to(self.device)
+        self.seen = (torch.arange(reach) <= ends[:, None])[:, None, None].to(self.device)
+        many = [place for place, part in enumerate(parts) if len(part.ids) > 1]
+        self.read = _Read.of(parts, many, last - counts + 1, self.device) if many else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """Of the sequences of which more than one token is read at once: M of them, at most W tokens each."""
+
+    rows: Tensor  # [M]
+    tokens: Tensor  # [M, W]: places among the N tokens; too short ones repeat their first
+    own: Tensor  # bool [M, W]: not a repetition
+    seen: Tensor  # bool [M, 1, W, reach]
+
+    @classmethod
+    def of(cls, parts: Sequence[Part], many: list[int], first: Tensor, device: torch.device) -> "_Read":
+        counts = torch.tensor([len(parts[place].ids) for place in many])
+        starts = torch.tensor([parts[place].start for place in many])
+        columns = torch.arange(int(counts.max()))
+        own = columns < counts[:, None]
+        offsets = torch.where(own, columns, 0)
+        positions = starts[:, None] + offsets
+        seen = torch.arange(int(positions.max()) + 1) <= positions[..., None]
+        tokens = first[many][:, None] + offsets
+        return cls(*(t.to(device) for t in (torch.tensor(many), tokens, own, seen[:, None])))
+
+
+_PASS: ContextVar[_Pass] = ContextVar("pass")
+
+
+@torch.inference_mode()
+def last_logits(lm: LanguageModel, rows: Rows, parts: Sequence[Part]) -> Tensor:
+    """Read the parts, one for each row from 0 on; logits after the last token of each, [R, V].
+
+    `rows` must have room (`Rows.fit`) and hold what came before each part's start.
+
+    Raises:
+        UnusualAttention: not a model of which this can be computed so.
+    """
+    this = _Pass(rows, parts, lm.device)
+
+    def gather(_: nn.Module, __: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[:, this.last]
+        return output
+
+    hook = None if this.read is None else lm.model.base_model.register_forward_hook(gather)
+    token = _PASS.set(this)
+    try:
+        with _attention_of(lm, NAME):
+            output = lm.model(input_ids=this.ids, position_ids=this.positions, use_cache=False)
+    finally:
+        _PASS.reset(token)
+        if hook is not None:
+            hook.remove()
+    logits: Tensor = output.logits
+    return logits.squeeze(0)
+
+
+@contextmanager
+def _attention_of(lm: LanguageModel, name: str) -> Iterator[None]:
+    configs = {id(config): config for config in (lm.model.config, lm.model.config.get_text_config())}
+    before = {key: config._attn_implementation_internal for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation_internal = name
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation_internal = before[key]
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[Tensor, None]:
+    """query [1, heads, N, d], key and value [1, fewer heads, N, d] to [1, N, heads, d]."""
+    strange = [name for name, given in more.items() if given is not None and name not in HARMLESS]
+    if strange or attention_mask is not None:
+        raise UnusualAttention(f"attention with {', '.join(strange) or 'a mask of its own'}")
+    this = _PASS.get()
+    queries = query[0].transpose(0, 1)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    keys, values = this.rows.write(layer, this.cells, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    reach = this.seen.shape[-1]
+    count = len(this.parts)
+    newest = (queries if this.read is None else queries[this.last])[:, None]
+    answered = _grouped(newest, keys[:count, :reach], values[:count, :reach], this.seen, scaling)[:, 0]
+    if this.read is None:
+        return answered[None], None
+    out = queries.new_empty((*queries.shape[:-1], value.shape[-1]))
+    out[this.last] = answered
+    read = this.read
+    reach = read.seen.shape[-1]
+    found = _grouped(
+        queries[read.tokens], keys[read.rows, :reach], values[read.rows, :reach], read.seen, scaling
+    )
+    out[read.tokens[read.own]] = found[read.own]
+    return out[None], None
+
+
+def _grouped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
+    """query [R, W, heads, d], key and value [R, reach, groups, d], seen [R, 1, W, reach]: [R, W, heads, d].
+
+    The heads that share a key are taken for as many more queries of it, so no key is copied.
+    """
+    rows, width, heads, size = query.shape
+    groups = key.shape[2]
+    each = heads // groups
+    shared = query.reshape(rows, width, groups, each, size).permute(0, 2, 3, 1, 4)
+    queries = shared.reshape(rows, groups, -1, size)
+    if width > 1 and each > 1:
+        seen = seen.repeat(1, 1, each, 1)
+    found = scaled_dot_product_attention(
+        queries, key.transpose(1, 2), value.transpose(1, 2), attn_mask=seen, scale=scaling
+    )
+    return found.view(rows, groups, each, width, -1).permute(0, 3, 1, 2, 4).reshape(rows, width, heads, -1)
+
+
+AttentionInterface.register(NAME, _attend)

@@ -1,0 +1,193 @@
+"""auto: detectors against cases worked out by hand, then neurons in tiny models."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from factedit.anchors import anchor_prompts
+from factedit.curvature import Covariance
+from factedit.editing import edit
+from factedit.facts import Edit, Fact
+from factedit.forward import target_logits
+from factedit.methods.detectors import MOST, RIDGE, WEIGHT, constant, detectors, gated_mlp, least_used
+from factedit.models import LanguageModel, load_model
+from factedit.overlay import applied, root_digest
+from factedit.prompts import Batch, answer_example, collate
+from factedit.relations import builtin_catalogue
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
+from factedit.task import Edited, plan
+from factedit.toy import toy_facts, write_toy_model
+from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
+
+ANCHORS = [PROMPT.format(country) for country in COUNTRIES[2:]]
+FRANCE = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
+ITALY = Edit(id="2", subject="Italy", prompt=PROMPT.format("Italy"), new_object="Vienna")
+RIVER = Edit(id="3", subject="France", prompt="The river in France is", new_object="Oslo")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    folder = tmp_path_factory.mktemp("toy")
+    write_toy_model(folder)
+    return load_model(folder, device="cpu")
+
+
+def ask(fact: Fact) -> str:
+    return builtin_catalogue().relations["capital"].training_prompts(fact.subject)[0]
+
+
+def run(lm: LanguageModel, edits: Sequence[Edit], ledger: Sequence[Edit] = (), **options: Any) -> Edited:
+    blocks: Blocks = options.pop("blocks", [0, 1, 2])
+    given = {
+        "parent": {},
+        "relations": {},
+        "anchors": ANCHORS,
+        "constraint": ConstraintSpec(),
+        "seed": 0,
+        "progress": lambda _: None,
+        "method": MethodSpec(anchors=AnchorSpec(count=4, weight=1.0)),
+        **options,
+    }
+    return edit(lm, edits=edits, ledger=ledger, blocks=blocks, **given)
+
+
+def replaced(lm: LanguageModel, overlay: dict[str, Tensor], block: int) -> set[int]:
+    mlp = gated_mlp(lm, block)
+    assert mlp is not None
+    if mlp.gate not in overlay:
+        return set()
+    changed = (overlay[mlp.gate] != lm.tensors[mlp.gate].data).any(1)
+    return set(changed.nonzero().squeeze(1).tolist())
+
+
+def answers(lm: LanguageModel, item: Edit) -> bool:
+    batch: Batch = collate(lm, [answer_example(lm, item.prompt or "", item.new_object)], [0])
+    return bool((target_logits(lm, batch).argmax(-1) == batch.targets).all())
+
+
+# The equations
+
+
+def test_a_detector_of_orthogonal_keys_is_the_one_by_hand() -> None:
+    # One key each: w = key * weight / (weight * |key|^2 + WEIGHT * (1 + RIDGE)), and nothing of the other's.
+    keys = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+    found = detectors(torch.eye(3), keys, torch.tensor([1.0, 0.5]), torch.tensor([0, 1]), 2)
+    ridge = WEIGHT * (1 + RIDGE)
+    expected = torch.tensor([[2 / (4 + ridge), 0, 0], [0, 1.5 / (4.5 + ridge), 0]]).double()
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-6)
+
+
+def test_a_key_of_nobody_is_left_alone() -> None:
+    keys = torch.tensor([[100.0, 0.0], [100.0, 100.0]])
+    found = detectors(1e-6 * torch.eye(2), keys, torch.ones(2), torch.tensor([-1, 0]), 1)
+    assert abs(float(keys[0].double() @ found[0])) < 1e-3
+    assert float(keys[1].double() @ found[0]) == pytest.approx(1, abs=1e-3)
+
+
+def test_the_constant_direction_says_one_everywhere() -> None:
+    tokens = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)).double()
+    tokens[:, 2] = 4.0  # what all tokens have in common
+    found = constant(tokens.T @ tokens / 500, tokens.mean(0))
+    torch.testing.assert_close(tokens @ found, torch.ones(500).double(), atol=1e-2, rtol=0)
+
+
+def test_the_least_used_neurons_are_those_that_add_least(llama: LanguageModel) -> None:
+    mlp = gated_mlp(llama, 0)
+    assert mlp is not None
+    down = torch.ones(2, 8)
+    down[:, 3] = 10.0  # seldom fires, but says much
+    share = torch.tensor([5.0, 1.0, 3.0, 2.0, 9.0, 9.0, 9.0, 9.0])
+    background = Covariance({mlp.down: share.diag()}, 1)
+    none, first = torch.zeros(8, dtype=torch.bool), torch.arange(8) == 1
+    assert least_used(background, mlp, down, none) == [1, 2]
+    assert len(least_used(background, mlp, down, none)) == int(MOST * 8)
+    assert least_used(background, mlp, down, first) == [2]
+
+
+def test_only_gated_mlps_have_room(tmp_path: Path, llama: LanguageModel) -> None:
+    assert gated_mlp(llama, 1) is not None
+    assert gated_mlp(tiny_model(tmp_path, "gpt2"), 1) is None
+
+
+# Edits
+
+
+def test_each_subject_gets_one_neuron_and_its_answer(llama: LanguageModel) -> None:
+    before = root_digest(llama)
+    made = run(llama, [FRANCE, ITALY])
+    assert root_digest(llama) == before
+    assert made.metrics["neurons"] == 2
+    assert made.chosen["lookup_blocks"] == [0, 1]
+    assert [len(replaced(llama, made.tensors, block)) for block in (0, 1)] == [1, 1]
+
+
+def test_facts_of_one_subject_share_its_neuron(llama: LanguageModel) -> None:
+    made = run(llama, [FRANCE, RIVER])
+    assert made.metrics["neurons"] == 1
+    with applied(llama, made.tensors):
+        assert answers(llama, FRANCE) and answers(llama, RIVER)
+
+
+def test_a_later_batch_keeps_the_neurons_of_earlier_ones(llama: LanguageModel) -> None:
+    first = run(llama, [FRANCE])
+    then = run(llama, [ITALY], [FRANCE], parent=first.tensors)
+    (block,) = [block for block in (0, 1) if replaced(llama, first.tensors, block)]
+    old, all_of_them = replaced(llama, first.tensors, block), replaced(llama, then.tensors, block)
+    assert len(old) == 1 and old < all_of_them and len(all_of_them) == 2
+    mlp = gated_mlp(llama, block)
+    assert mlp is not None
+    (place,) = old
+    for name in (mlp.gate, mlp.up):
+        assert torch.equal(then.tensors[name][place], first.tensors[name][place])
+    with applied(llama, then.tensors):
+        assert answers(llama, FRANCE) and answers(llama, ITALY)
+
+
+def test_a_neuron_answers_for_its_subject_and_hardly_for_others(toy: LanguageModel) -> None:
+    facts = toy_facts()
+    edited, others = facts[0], facts[20:40]
+    anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
+    new = Edit(
+        id="1", subject=edited.subject, relation="capital", prompt=ask(edited), new_object=facts[1].object
+    )
+    made = run(toy, [new], blocks="auto", anchors=anchors)
+    assert made.metrics["neurons"] == 1 and made.metrics["edits_holding"] == 1
+    lookups = {n: t for n, t in made.tensors.items() if toy.block_of(n) in made.chosen["lookup_blocks"]}
+    with applied(toy, made.tensors):
+        assert answers(toy, new)
+    with applied(toy, lookups):
+        kept = [answers(toy, replace(new, prompt=ask(fact), new_object=fact.object)) for fact in others]
+    assert sum(kept) >= 0.9 * len(others)
+
+
+def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:
+    made = run(llama, [FRANCE], constraint=ConstraintSpec(norm="l_inf", radius=0.05))
+    assert "neurons" not in made.metrics
+    assert plan(llama, MethodSpec(), [0, 1, 2], ConstraintSpec(radius=0.05)).lookups == []
+    for name, tensor in made.tensors.items():
+        assert (
+            float((tensor.float() - llama.tensors[name].data.float()).abs().max()) <= 0.05 + 1e-6
+        )  # float32
+
+
+def test_a_model_without_gated_mlps_is_fine_tuned(tmp_path: Path) -> None:
+    lm = tiny_model(tmp_path, "gpt2")
+    made = run(lm, [FRANCE])
+    assert "neurons" not in made.metrics and made.metrics["edits_holding"] == 1
+
+
+def test_what_is_erased_gets_no_neuron(llama: LanguageModel) -> None:
+    gone = Edit(
+        id="4", subject="Spain", prompt=PROMPT.format("Spain"), new_object="", old_object="Madrid", erase=True
+    )
+    assert run(llama, [FRANCE, gone]).metrics["neurons"] == 1
