@@ -431,11 +431,11 @@ def test_warming_reads_the_weights_and_answers_nothing() -> None:
 def test_when_the_engine_is_lost_everyone_is_told_and_serving_ends() -> None:
     async def run() -> None:
         engine = PaperEngine()
-        batcher = Batcher(engine, Shelf(max_items=8, max_bytes=8), max_batch=4, max_waiting=100)
+        batcher = Batcher(engine, Shelf(max_items=8, max_bytes=8), max_batch=1, max_waiting=100)
         serving = asyncio.create_task(batcher.serve())
         desk = Desk(batcher, engine)
         await desk.ask_while_busy()
-        asks = [desk.ask(C, "lose the engine"), desk.ask(C, "waiting"), desk.ask(B, "waiting")]
+        asks = [desk.ask(C, "lose the engine"), desk.ask(C, "waiting"), desk.ask(C, "waiting too")]
         await settle()
         engine.busy.set()
         results = await asyncio.gather(*asks, return_exceptions=True)
