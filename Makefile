@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 # Two processes that compute share the cores politely: see DESIGN.md, choice 13.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo serve test lint format bench-quality bench-trex clean
+.PHONY: help demo serve test lint format bench-quality bench-trex bench-masked bench-limits bench-speed clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -46,6 +46,17 @@ bench-quality: $(TOOLS)  ## Measure every editing method on public data (hours o
 bench-trex: $(TOOLS)  ## Measure modified and unmodified facts of T-REx, as "Modifying Memories" does
 	@$(BIN)/python -m benchmarks.trex run $(ARGS)
 	@$(BIN)/python -m benchmarks.trex report
+
+bench-masked: $(TOOLS)  ## Train a small BERT on T-REx until it has memorised it, then edit it as the paper does
+	@$(BIN)/python -m benchmarks.masked_lm train
+	@$(BIN)/python -m benchmarks.masked_lm run $(ARGS)
+	@$(BIN)/python -m benchmarks.masked_lm report
+
+bench-limits: $(TOOLS)  ## Measure what this machine can do: matrix products, memory, fsync
+	@$(BIN)/python -m benchmarks.limits
+
+bench-speed: $(TOOLS)  ## Time auto, ft_m and ultraedit against naive fine-tuning (ARGS="--count 10")
+	@$(BIN)/python -m benchmarks.edit_speed $(ARGS)
 
 clean:  ## Remove the virtual environment, all data and all caches
 	rm -rf $(VENV) .factedit .factedit-test .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

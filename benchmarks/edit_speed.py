@@ -33,18 +33,20 @@ NAIVE, NAIVE_SINGLY = "naive ft_m", "naive ft_m, one by one"
 
 @dataclass(slots=True)
 class Work:
-    """What training passes had to compute.
+    """What the passes that gradients were taken of had to compute, at least (see `flops_of`).
 
     Attributes:
-        tokens: that went through the chosen blocks and those above, padding included.
-        rows: positions at which the vocabulary was asked for.
         began, ended: of the first such pass, and of the last step; perf_counter.
     """
 
-    tokens: int = 0
-    rows: int = 0
+    passes: int = 0
+    flops: float = 0.0
     began: float | None = None
     ended: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.began is None else max(0.0, self.ended - self.began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +69,59 @@ def flops_of(lm: LanguageModel, names: Sequence[str], tokens: int, rows: int) ->
     it; the gradient of the chosen ones; and the vocabulary's projection, there and back, at the rows that
     are to be predicted. Attention's own products, norms, the loss and the optimiser are left out.
     """
+    sizes, chosen = _matrices(lm), [lm.tensors[name].numel() for name in names]
     first = min(block for name in names if (block := lm.block_of(name)) is not None)
-    matrices = [
-        (block, parameter.numel())
-        for name, parameter in lm.tensors.items()
-        if (block := lm.block_of(name)) is not None and parameter.ndim >= 2
-    ]
-    forward = sum(n for block, n in matrices if block >= first)
-    back = sum(n for block, n in matrices if block > first)
-    chosen = sum(lm.tensors[name].numel() for name in names if lm.tensors[name].ndim >= 2)
+    through = sum(sizes[first:]) + sum(sizes[first + 1 :]) + sum(chosen)
+    return 2.0 * tokens * through + 4.0 * rows * _vocabulary(lm)
+
+
+def _matrices(lm: LanguageModel) -> list[int]:
+    """By block, the weights in its matrices."""
+    return [sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in lm.blocks]
+
+
+def _vocabulary(lm: LanguageModel) -> int:
     head: Any = lm.model.get_output_embeddings()
-    vocabulary: int = head.weight.numel()
-    return 2.0 * tokens * (forward + back + chosen) + 4.0 * rows * vocabulary
+    size: int = head.weight.numel()
+    return size
 
 
 @contextmanager
 def counted(lm: LanguageModel, first_block: int) -> Iterator[Work]:
-    """The passes that gradients are taken of, as the first chosen block and the head see them."""
-    work = Work()
+    """Counts, from `first_block` on, what is computed in passes that gradients are taken of.
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch.is_grad_enabled():
-            hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-            work.tokens += hidden.shape[0] * hidden.shape[1]
+    As `flops_of` does, pass by pass, since a method may begin at a lower block first and at a higher one
+    then: blocks that are skipped (factedit.forward) and weights that are not trained just now do not count.
+    """
+    work, sizes, open_pass = Work(), _matrices(lm), [0.0]
+    last = [lm.n_blocks]
+
+    def enter(index: int, block: nn.Module, hidden: Tensor) -> None:
+        if not torch.is_grad_enabled() or "forward" in vars(block):
+            return
+        tokens = hidden.shape[0] * hidden.shape[1]
+        trained = sum(p.numel() for p in block.parameters() if p.requires_grad and p.ndim >= 2)
+        if index <= last[0]:  # a pass begins: what enters it needs no gradient
+            open_pass[0] = 2.0 * tokens * (sizes[index] + trained)
             work.began = work.began or time.perf_counter()
+        else:
+            open_pass[0] += 2.0 * tokens * (2 * sizes[index] + trained)
+        last[0] = index
 
     def project(_: nn.Module, args: tuple[Any, ...]) -> None:
-        if torch.is_grad_enabled():
-            work.rows += args[0].numel() // args[0].shape[-1]
+        if torch.is_grad_enabled() and args[0].requires_grad:
+            rows = args[0].numel() // args[0].shape[-1]
+            work.flops += open_pass[0] + 4.0 * rows * _vocabulary(lm)
+            work.passes += 1
+        last[0] = lm.n_blocks
+
+    def entering(index: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda block, args, named: enter(index, block, args[0] if args else named["hidden_states"])
 
     head: Any = lm.model.get_output_embeddings()
-    handles = [
-        lm.blocks[first_block].register_forward_pre_hook(enter, with_kwargs=True),
-        head.register_forward_pre_hook(project),
-    ]
+    handles = [head.register_forward_pre_hook(project)]
+    for index in range(first_block, lm.n_blocks):
+        handles.append(lm.blocks[index].register_forward_pre_hook(entering(index), with_kwargs=True))
     try:
         yield work
     finally:
@@ -145,11 +166,9 @@ def run_method(engine: Engine, rows: Sequence[Row], method: str, asked: Json) ->
             work.ended = time.perf_counter()
 
         made = engine.make(choices, [row.edit for row in rows], progress=told)
-    stepping = max(work.ended - work.began, 0.0) if work.began is not None else 0.0
-    flops = flops_of(lm, chosen.names, work.tokens, work.rows)
     found = answers(engine, made.edited.tensors, rows)
     steps = made.edited.metrics.get("steps", 0)
-    return Run(method, lm.model.dtype, steps, made.seconds, stepping, flops, found)
+    return Run(method, lm.model.dtype, steps, made.seconds, work.seconds, work.flops, found)
 
 
 # The report

@@ -1,7 +1,7 @@
 """Roots, overlays and manifests on disk: content-addressed, durable before named, verified at load.
 
     roots/<digest>/        a Hugging Face folder and its listing of SHA-256 digests (root.json)
-    overlays/<digest>      safetensors, named by the SHA-256 of its bytes
+    overlays/<digest>      safetensors, named by the SHA-256 of its bytes; packed, of the unpacked ones
     manifests/<version>.json
     statistics/<key>       safetensors that can be computed anew, with their SHA-256 before them
     tmp/                   what is being written; nothing in here is ever read
@@ -19,11 +19,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
+
+from factedit.packing import RootTensor, Unpackable, pack, root_of, unpack
 
 LISTING = "root.json"
 
@@ -113,8 +116,11 @@ class CheckpointStore:
 
     # Overlays
 
-    def publish_overlay(self, tensors: Mapping[str, Tensor]) -> Published:
+    def publish_overlay(self, tensors: Mapping[str, Tensor], root: str | None = None) -> Published:
         """Write an overlay durably; the same tensors written twice take their room once.
+
+        `root`: the digest of the root in this store that it lies over. Near to it the overlay is packed
+        (factedit.packing); its digest is the same either way.
 
         Raises:
             StorageFull: and nothing of the overlay remains.
@@ -122,25 +128,61 @@ class CheckpointStore:
         raw = save_safetensors({name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)})
         digest = hashlib.sha256(raw).hexdigest()
         target = self.path / "overlays" / digest
-        if not target.exists() or _file_digest(target) != digest:
+        if not self._is_whole(digest):
+            written = raw if root is None else pack(raw, self._root_tensors(root), root)
             with self._scratch() as scratch:
-                _write(scratch, raw)
+                _write(scratch, written)
                 self._name(scratch, target)
-        return Published(digest=digest, bytes=len(raw))
+        return Published(digest=digest, bytes=target.stat().st_size)
 
     def load_overlay(self, digest: str) -> dict[str, Tensor]:
         """Read an overlay; the bytes that were verified are the bytes that are returned.
 
         Raises:
-            MissingCheckpoint, CorruptCheckpoint
+            MissingCheckpoint; CorruptCheckpoint: the overlay, or the root that it is packed against.
         """
+        return load_safetensors(self._overlay(digest))
+
+    def _overlay(self, digest: str) -> bytes:
+        """An overlay's bytes, unpacked and verified."""
         try:
-            raw = (self.path / "overlays" / _checked(digest)).read_bytes()
+            stored = (self.path / "overlays" / _checked(digest)).read_bytes()
         except FileNotFoundError as error:
             raise MissingCheckpoint(digest, "The store has no such overlay.") from error
-        if hashlib.sha256(raw).hexdigest() != digest:
+        root = root_of(stored)
+        raw = stored if root is None else self._unpacked(stored, root)
+        if raw is None or hashlib.sha256(raw).hexdigest() != digest:
+            if root is not None and _is_digest(root) and (self.path / "roots" / root).is_dir():
+                self._verify_root(self.path / "roots" / root, root)
             raise CorruptCheckpoint(digest, "The overlay's bytes do not match its digest.")
-        return load_safetensors(raw)
+        return raw
+
+    def _unpacked(self, stored: bytes, root: str) -> bytes | None:
+        try:
+            return unpack(stored, self._root_tensors(root))
+        except (Unpackable, MissingCheckpoint, SafetensorError, OSError):
+            return None
+
+    def _is_whole(self, digest: str) -> bool:
+        try:
+            self._overlay(digest)
+        except CheckpointError:
+            return False
+        return True
+
+    def _root_tensors(self, digest: str) -> RootTensor:
+        """A root's tensors by name, each read from the disk when it is asked for.
+
+        From the files and not from a loaded model, whose weights may be another version's just now.
+        """
+        files = sorted((self.path / "roots" / _checked(digest)).glob("*.safetensors"))
+        opened: list[Any] = [safe_open(file, framework="pt") for file in files]
+        holding = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
+
+        def tensor(name: str) -> Tensor | None:
+            return cast("Tensor", holding[name].get_tensor(name)) if name in holding else None
+
+        return tensor
 
     # Manifests
 
@@ -199,8 +241,12 @@ class CheckpointStore:
         _fsync(target.parent)
 
 
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and set(text) <= set("0123456789abcdef")
+
+
 def _checked(digest: str) -> str:
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+    if not _is_digest(digest):
         raise MissingCheckpoint(digest, "That is no SHA-256 digest.")
     return digest
 

@@ -65,9 +65,10 @@ class MethodSpec(_Spec):
     name: MethodName = Field(
         default="auto",
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
-        "`ftm`: the same with no ball; `auto`: inside the ball too, beside anchors that ask the same of "
-        "others, by steps that avoid the directions which unmodified facts use; `crisp`: by such steps "
-        "alone. `fta`: modified and unmodified facts mixed, with no ball unless one is given; `retrain`: "
+        "`ftm`: the same with no ball; `auto`: a neuron for each subject first, then fine-tuning beside "
+        "anchors by steps that avoid the directions which unmodified facts use (and that alone, inside "
+        "your ball, if you give a constraint); `crisp`: by such steps alone. "
+        "`fta`: modified and unmodified facts mixed, with no ball unless one is given; `retrain`: "
         "the reference, all facts anew from the root. One matrix, on the edit's own prompt: `ft_l`, `ft_m`, "
         "`loc_ft`. Closed form, with no ball: `rome`, `memit`, `alphaedit`, `ultraedit`. No weight at all: "
         "`kv_memory` calls up what to answer, `in_context` puts the facts in the prompt.",

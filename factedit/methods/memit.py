@@ -83,7 +83,12 @@ def spread(task: EditTask, solve: Solver, search: Search) -> Edited:
 
 
 def all_values(
-    task: EditTask, edits: Sequence[Edit], found: Sequence[Context], block: int, search: Search
+    task: EditTask,
+    edits: Sequence[Edit],
+    found: Sequence[Context],
+    block: int,
+    search: Search,
+    sayings: Sequence[Sequence[str]] | None = None,
 ) -> tuple[Tensor, int]:
     """The changes of the block's output, [n, d], group by group; the steps that were taken."""
     total, groups = len(edits), -(-len(edits) // GROUP)
@@ -99,7 +104,8 @@ def all_values(
             tell(task, before + step, groups * search.steps, sum(losses) / len(losses), good, total)
 
         subjects = [edit.subject for edit in edits[low:high]]
-        values = seek_values(task.lm, task.lm.blocks[block], block, mine, subjects, search, told)
+        held_to = None if sayings is None else sayings[low:high]
+        values = seek_values(task.lm, task.lm.blocks[block], block, mine, subjects, search, told, held_to)
         changes.append(values.changes)
         steps += values.steps
         holding += sum(loss <= search.enough for loss in values.losses)

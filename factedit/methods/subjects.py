@@ -31,10 +31,12 @@ from factedit.methods.weights import matrices_of
 from factedit.models import LanguageModel
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, answer_example, prompt_ids
+from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.wording import training_prompts
 
-SEARCH = Search(steps=30, pace=0.2, longest=2.0, essence=0.0, enough=0.05, at_once=2)
+SEARCH = Search(steps=20, pace=0.2, longest=0.5, essence=0.3, enough=0.05, at_once=2)
+"""A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
 LEAD_INS = 12
 """Neutral sentences after which each subject's key is also read."""
 
@@ -103,7 +105,8 @@ def _values(task: EditTask, mine: Subjects, block: int) -> tuple[Tensor, int]:
             end = subject_end(task.lm, prompt, edit.subject)
             found.append(Context(place, example, end, 1 / len(asked), bare=number == 0))
     search = replace(SEARCH, steps=min(SEARCH.steps, task.method.max_steps))
-    return all_values(task, [edits[0] for edits in mine], found, block, search)
+    said = [besides(edits, task.relations, task.seed) for edits in mine]
+    return all_values(task, [edits[0] for edits in mine], found, block, search, said)
 
 
 @torch.no_grad()

@@ -28,7 +28,7 @@ class Search:
     Attributes:
         pace: the length of Adam's first step.
         longest: the longest change.
-        essence: weight of the KL that holds what is said of the subject besides the fact.
+        essence: weight of the KL that holds what is said of the subject besides the fact, in nats.
         enough: an edit is left alone once its loss is below this.
         at_once: contexts of each edit in a step, its first one and others in turn; None: all of them.
     """
@@ -58,6 +58,7 @@ def seek_values(
     subjects: Sequence[str],
     search: Search,
     told: Callable[[int, list[float]], None],
+    sayings: Sequence[Sequence[str]] | None = None,
 ) -> Values:
     """The change of `module`'s output at each edit's lookup that makes its answer, for all edits at once.
 
@@ -65,8 +66,11 @@ def seek_values(
         module: block `block`, or a matrix inside it.
         found: the edits' contexts, `edit` counted from 0; `subjects`: one an edit.
         told: called with each step's number and every edit's loss.
+        sayings: of each subject, what else is asked of it, whose next token is held: ROME's "is a" if None.
     """
-    objective = _Objective(lm, module, block, found, subjects, search)
+    if sayings is None:
+        sayings = [[f"{subject} is a"] for subject in subjects]
+    objective = _Objective(lm, module, block, found, subjects, sayings, search)
     length = _lengths(lm, module, block, found)
     shares = length.new_zeros((len(subjects), lm.model.config.hidden_size), requires_grad=True)
     adam = torch.optim.Adam([shares], lr=search.pace / shares.shape[1] ** 0.5)
@@ -121,15 +125,16 @@ class _Objective:
         block: int,
         found: Sequence[Context],
         subjects: Sequence[str],
+        sayings: Sequence[Sequence[str]],
         search: Search,
     ) -> None:
         self._lm, self._module = lm, module
-        sayings = [f"{subject} is a" for subject in subjects] if search.essence > 0 else []
-        examples = [c.example for c in found] + [next_token_example(lm, saying) for saying in sayings]
-        owner = [c.edit for c in found] + list(range(len(sayings)))
+        said = [(i, text) for i, own in enumerate(sayings) for text in own] if search.essence > 0 else []
+        examples = [c.example for c in found] + [next_token_example(lm, text) for _, text in said]
+        owner = [c.edit for c in found] + [i for i, _ in said]
         self._examples = ExampleSet(lm, examples, owner, block)
         self._owner = torch.tensor(owner, device=lm.device)
-        ends = [subject_end(lm, saying, subjects[i]) for i, saying in enumerate(sayings)]
+        ends = [subject_end(lm, text, subjects[i]) for i, text in said]
         self._lookup = torch.tensor([c.lookup for c in found] + ends, device=lm.device)
         self._mine: list[list[int]] = [[] for _ in subjects]
         for place, context in enumerate(found):
@@ -144,13 +149,26 @@ class _Objective:
         # Each context counts alike, however many tokens its answer has.
         self._weight = 1 / (targets * torch.tensor(self._at_once, device=lm.device)[self._owner])
         self._facts = len(found)
-        self._before: Tensor | None = None  # log-probabilities after each saying, [n, V]
+        self._said: list[list[int]] = [[] for _ in subjects]
+        for place, (subject, _) in enumerate(said, len(found)):
+            self._said[subject].append(place)
+        self._in_turn = search.at_once is not None
+        self._before = self._unchanged()  # log-probabilities after each saying, [n, V]
+
+    @torch.no_grad()
+    def _unchanged(self) -> Tensor | None:
+        rows: list[Tensor] = []
+        for start in range(self._facts, len(self._examples), 2 * GROUP):
+            index = range(start, min(start + 2 * GROUP, len(self._examples)))
+            _, logits = self._examples.logits(index)
+            rows.append(logits.log_softmax(-1))
+        return torch.cat(rows) if rows else None
 
     def __call__(self, changes: Tensor, open_edits: list[int], step: int = 0) -> tuple[Tensor, Tensor]:
         """(loss of the answer, KL of the saying) of each open edit, [n open] each."""
-        chosen = set(open_edits)
         index = [place for edit in open_edits for place in self._turn(edit, step)]
-        index += [i for i in range(self._facts, len(self._examples)) if self._examples.owner[i] in chosen]
+        for said in (self._said[edit] for edit in open_edits):
+            index += [said[step % len(said)]] if said and self._in_turn else said
         batch, prefix = self._examples.batch(index)
         with self._changed(batch, index, changes):
             logits = target_logits(
@@ -163,16 +181,15 @@ class _Objective:
         total = changes.new_zeros(len(changes))
         answer = total.index_add(0, self._owner[facts], entropy * self._weight[facts])
         essence = total
-        if not bool(is_fact.all()):
-            now = logits[~is_fact].log_softmax(-1)
-            owner = self._owner[example[~is_fact]]
-            if self._before is None:  # the first call is for all edits, unchanged
-                self._before = now.new_empty((len(changes), now.shape[1]))
-                self._before[owner] = now.detach()
+        if self._before is not None and not bool(is_fact.all()):
+            sayings = example[~is_fact]
             divergence = torch.nn.functional.kl_div(
-                now, self._before[owner], reduction="none", log_target=True
+                logits[~is_fact].log_softmax(-1),
+                self._before[sayings - self._facts],
+                reduction="none",
+                log_target=True,
             )
-            essence = total.index_add(0, owner, divergence.sum(-1))
+            essence = total.index_add(0, self._owner[sayings], divergence.sum(-1))
         return answer[open_edits], essence[open_edits]
 
     def _turn(self, edit: int, step: int) -> list[int]:

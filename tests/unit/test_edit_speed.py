@@ -10,7 +10,7 @@ from benchmarks.edit_speed import NAIVE, Run, counted, flops_of, report, run_met
 from benchmarks.engine import Choices, Engine
 from benchmarks.limits import Rate, Shape, bandwidth, durable_writes, rates, shapes_in, whole
 from benchmarks.naive_ft_m import edit_naively
-from factedit.forward import target_logits
+from factedit.forward import block_input, target_logits
 from factedit.overlay import root_digest
 from factedit.prompts import answer_example, collate
 from factedit.scoring import score_edits
@@ -94,18 +94,25 @@ def test_one_by_one_each_edit_has_its_own_steps(engine: Engine, rows: list[Row])
 
 
 def test_only_passes_that_gradients_are_taken_of_are_counted(engine: Engine, rows: list[Row]) -> None:
-    lm = engine.lm
+    lm, name = engine.lm, matrix_of(engine)
     examples = [answer_example(lm, row.prompt, row.new_object) for row in rows]
     batch = collate(lm, examples, range(len(examples)))
+    tokens, targets = batch.input_ids.numel(), len(batch.targets)
     with counted(lm, 2) as work:
         with torch.no_grad():
             target_logits(lm, batch)
-        assert (work.tokens, work.rows, work.began) == (0, 0, None)
+        target_logits(lm, batch)  # of no gradient either: nothing is trained
+        assert work.passes == work.flops == 0
+        lm.tensors[name].requires_grad_(True)
         target_logits(lm, batch)
-    assert work.tokens == batch.input_ids.numel()
-    assert work.rows == len(batch.targets)
+        target_logits(lm, batch, prefix=block_input(lm, batch, 2), first_block=2)
+        assert work.passes == 2
+        assert work.flops == 2 * flops_of(lm, [name], tokens, targets)
+        target_logits(lm, batch, prefix=block_input(lm, batch, 3), first_block=3)
+        assert work.passes == 2  # the trained matrix was skipped
+        lm.tensors[name].requires_grad_(False)
     target_logits(lm, batch)
-    assert work.tokens == batch.input_ids.numel()
+    assert work.passes == 2
 
 
 def test_flops_are_those_of_the_chosen_block_and_of_all_above_it(engine: Engine) -> None:
