@@ -106,7 +106,7 @@ def _changes(lm: LanguageModel, edited: Edited, parent: Mapping[str, Tensor]) ->
 
 def _publish(bench: Bench, order: EditOrder, edited: Edited, integrity: Mapping[str, Any]) -> EditDone:
     store = bench.store(order.store_dir)
-    published = store.publish_overlay(edited.tensors)
+    published = store.publish_overlay(edited.tensors, order.root_digest)
     metrics = storable({**edited.metrics, "integrity": dict(integrity)})
     manifest = Manifest(
         **order.manifest,

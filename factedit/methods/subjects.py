@@ -64,11 +64,12 @@ def write_at_subjects(task: EditTask) -> Written:
     mlps = {block: found for block in blocks if (found := gated_mlp(lm, block)) is not None}
     background = task.background(measured(lm, blocks))
     subjects, kept = _by_subject(task)
+    roots = {mlp.gate: lm.tensors[mlp.gate].data for mlp in mlps.values()}
     steps, neurons = 0, 0
     with matrices_of(replace(task, plan=replace(task.plan, names=task.plan.lookups))) as matrices:
         for place, (block, mlp) in enumerate(mlps.items()):
             exact = matrices.state()
-            taken = (exact[mlp.gate] != lm.tensors[mlp.gate].data.float()).any(1)
+            taken = (exact[mlp.gate] != roots[mlp.gate].float()).any(1)
             free = least_used(background, mlp, exact[mlp.down], taken)
             mine = subjects[place :: len(mlps)][: len(free)]
             if not mine:
