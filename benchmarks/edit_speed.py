@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -25,6 +24,7 @@ from benchmarks.engine import BENCH, Choices, Engine
 from benchmarks.limits import machine, rates, shapes_in, whole
 from benchmarks.measures import answers
 from benchmarks.naive_ft_m import edit_naively
+from benchmarks.options import BenchOption, DataOption, DeviceOption, ModelOption
 from factedit.models import LanguageModel
 from factedit.task import plan
 
@@ -217,12 +217,10 @@ def main(
     count: Annotated[int, typer.Option(min=1, help="CounterFact edits in the batch.")] = 100,
     methods: Annotated[str, typer.Option(help="The library's, beside ft_m, by commas.")] = "auto,ultraedit",
     singly: Annotated[bool, typer.Option(help="Also the naive one edit by one.")] = True,
-    model: Annotated[
-        Path | None, typer.Option(help="A Hugging Face folder; none: the default model.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    data: Annotated[Path, typer.Option(help="The folder of the benchmarks.")] = DATA,
-    bench: Annotated[Path, typer.Option(help="Where what was measured of the root is kept.")] = BENCH,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    data: DataOption = DATA,
+    bench: BenchOption = BENCH,
 ) -> None:
     """Time the edits and print a table."""
     console = Console(soft_wrap=True, highlight=False, markup=False)

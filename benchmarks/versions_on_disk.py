@@ -20,6 +20,7 @@ from benchmarks.cells import table
 from benchmarks.data import DATA, Row, read_rows
 from benchmarks.engine import BENCH, Choices, Engine, default_model
 from benchmarks.limits import machine
+from benchmarks.options import BenchOption, DataOption, DeviceOption, ModelOption
 from factedit.checkpoint_store import CheckpointStore
 from factedit.overlay import Overlay, tensor_digest
 
@@ -139,12 +140,10 @@ def report(sizes: Sequence[Size]) -> str:
 def main(
     count: Annotated[int, typer.Option(min=1, help="CounterFact edits in a version.")] = 3,
     methods: Annotated[str, typer.Option(help="By commas.")] = "ft_m,auto",
-    model: Annotated[
-        Path | None, typer.Option(help="A Hugging Face folder; none: the default model.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    data: Annotated[Path, typer.Option(help="The folder of the benchmarks.")] = DATA,
-    bench: Annotated[Path, typer.Option(help="Where what was measured of the root is kept.")] = BENCH,
+    model: ModelOption = None,
+    device: DeviceOption = "auto",
+    data: DataOption = DATA,
+    bench: BenchOption = BENCH,
 ) -> None:
     """Make versions, write and load them, and print a table."""
     console = Console(soft_wrap=True, highlight=False, markup=False)

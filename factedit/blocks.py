@@ -29,10 +29,10 @@ def choose_blocks(n_blocks: int, wanted: Blocks, depth: tuple[float, float]) -> 
 def lookup_blocks(
     n_blocks: int, wanted: Blocks, lookup_depth: tuple[float, float], depth: tuple[float, float]
 ) -> list[int]:
-    """Which of the chosen blocks look subjects up: those of a range of lower relative depth, for `auto`.
+    """Which blocks look subjects up: for `auto` those of a range of relative depth, below all of `depth`'s.
 
-    Of blocks that the caller names, the ones that lie below all of `depth`'s, if there are others above
-    them, where the answer can be finished; else none. One block alone is never split.
+    Of blocks that the caller names, all up to that range's end, if others lie above them, where the answer
+    can be finished; else none.
     """
     if wanted == "auto":
         lower = choose_blocks(n_blocks, "auto", lookup_depth)

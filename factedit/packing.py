@@ -97,6 +97,8 @@ def _unpacked(parts: Mapping[str, Tensor], root: RootTensor) -> bytes:
         if own is None:
             raise ValueError(f"the root has no such tensor as {entry.name}")
         bits = target.view(torch.int16)
+        if bits.shape != own.shape or parts[f"{place}.low"].shape != own.shape:
+            raise ValueError(f"{entry.name} is of another size than the root's")
         torch.add(own, parts[f"{place}.low"], out=bits)
         bits[_places(parts[f"{place}.counts"], parts[f"{place}.places"])] = parts[f"{place}.far"]
     return bytes(out)

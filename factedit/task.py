@@ -11,6 +11,7 @@ from factedit.blocks import choose_blocks, lookup_blocks
 from factedit.constraints import distance_l2
 from factedit.curvature import Covariance
 from factedit.facts import Edit
+from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.presets import PRESETS, Preset, anchors_of, misfit
 from factedit.relations import Relation
@@ -43,8 +44,8 @@ class Plan:
     Attributes:
         names: the tensors that may change, but for `lookups`.
         radius: None without a constraint.
-        lookups: the MLP matrices of lower blocks in which facts are first written at their subject, beside
-            the constraint; `looking_up`: their blocks, ascending.
+        lookups: the gated MLPs' matrices of lower blocks in which facts are first written at their subject,
+            which no constraint bounds; `looking_up`: their blocks, ascending.
     """
 
     preset: Preset
@@ -75,7 +76,8 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
     # Neurons that fire at one subject only fit in no small ball: who asks for one gets fine-tuning alone.
     unbounded = constraint.norm in (None, "none") and constraint.radius is None
     if preset.lookup_depth is not None and unbounded and parameters == "mlp" and lm.task == "causal":
-        lower = lookup_blocks(lm.n_blocks, blocks, preset.lookup_depth, preset.depth)
+        found = lookup_blocks(lm.n_blocks, blocks, preset.lookup_depth, preset.depth)
+        lower = [block for block in found if gated_mlp(lm, block) is not None]
     upper = [block for block in chosen if block not in set(lower)]
     names = list(iter_block_tensors(lm, upper, parameters))
     lookups = [name for block in lower for name in iter_block_tensors(lm, [block], "mlp")]

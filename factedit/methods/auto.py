@@ -11,21 +11,20 @@ from typing import Any
 
 from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
-from factedit.methods.subjects import Written, can_write, write_at_subjects
+from factedit.methods.subjects import Written, write_at_subjects
 from factedit.task import Edited, EditTask, change_metrics, overlay_of
 
 
 def edit_by_auto(task: EditTask) -> Edited:
-    """Both stages; fine-tuning alone where there are no look-ups (`Plan.lookups`), or no gated MLP.
+    """Both stages; fine-tuning alone where there are no look-ups (`Plan.lookups`).
 
     The constraint bounds stage two. A caller's own constraint bounds everything, and so leaves stage one out
     (factedit.task.plan): a neuron that fires at one subject alone is no small change of its few weights.
     Facts to be erased are fine-tuned only.
     """
     lm, chosen = task.lm, task.plan
-    answers = replace(task, plan=replace(chosen, blocks=chosen.answering, lookups=[], looking_up=[]))
-    if lm.task != "causal" or not can_write(lm, chosen.looking_up, chosen.lookups):
-        return fine_tune(answers)
+    if not chosen.lookups:
+        return fine_tune(task)
     task.background([*measured(lm, chosen.looking_up), *chosen.names])  # all of it is read at once
     ahead = task.method.max_steps
 
@@ -40,9 +39,11 @@ def edit_by_auto(task: EditTask) -> Edited:
 
     parent, _ = overlay_of(lm, task.parent, written.tensors)
     # The neurons answer to other words already: only what is asked in the edit's own is finished here.
-    preset = replace(chosen.preset, other_words=False)
-    answers = replace(answers, plan=replace(answers.plan, preset=preset))
-    return _together(task, fine_tune(replace(answers, parent=parent, progress=second)), written)
+    answering = replace(
+        chosen, preset=replace(chosen.preset, other_words=False), blocks=chosen.answering, looking_up=[]
+    )
+    answered = fine_tune(replace(task, plan=answering, parent=parent, progress=second))
+    return _together(task, answered, written)
 
 
 def _together(task: EditTask, answered: Edited, written: Written) -> Edited:

@@ -8,13 +8,13 @@ Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", 
 trained there and added; solved here, and put in place of the least used ones, so that no shape changes).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from factedit.curvature import Covariance
+from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.models import LanguageModel
 
 WEIGHT = 30.0
@@ -28,36 +28,6 @@ GAIN = 1.15
 """For the subject in other contexts, at which the detector says a little less."""
 MOST = 0.25
 """The share of a block's neurons that may be replaced."""
-
-
-@dataclass(frozen=True, slots=True)
-class GatedMlp:
-    """A block's gated MLP: down(act(gate x) * up x); the names of its matrices, [m, d], [m, d], [d, m]."""
-
-    act: Callable[[Tensor], Tensor]
-    gate: str
-    up: str
-    down: str
-
-    @property
-    def names(self) -> list[str]:
-        return [self.gate, self.up, self.down]
-
-
-def gated_mlp(lm: LanguageModel, block: int) -> GatedMlp | None:
-    """The block's only gated MLP of plain matrices without biases; None if it has another kind."""
-    found: dict[str, list[str]] = {}
-    for name in lm.block_tensors(block, "mlp"):
-        for part in ("gate_proj", "up_proj", "down_proj"):
-            if name.endswith(f".{part}.weight"):
-                found.setdefault(part, []).append(name)
-    if sorted(map(len, found.values())) != [1, 1, 1] or len(lm.block_tensors(block, "mlp")) != 3:
-        return None
-    gate, up, down = (found[part][0] for part in ("gate_proj", "up_proj", "down_proj"))
-    module = lm.model.get_submodule(gate.removesuffix(".gate_proj.weight"))
-    plain = all(isinstance(getattr(module, part, None), nn.Linear) for part in found)
-    act = getattr(module, "act_fn", None)
-    return GatedMlp(act, gate, up, down) if plain and callable(act) else None
 
 
 def measured(lm: LanguageModel, blocks: Sequence[int]) -> list[str]:

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from factedit.curvature import Covariance
 from factedit.facts import Edit
+from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.detectors import (
     GAIN,
     SHARPNESS,
     THRESHOLD,
-    GatedMlp,
     constant,
     detectors,
-    gated_mlp,
     least_used,
     measured,
 )
@@ -56,9 +55,9 @@ class Written:
 def write_at_subjects(task: EditTask) -> Written:
     """Give each edited subject a neuron that makes its new objects, in the blocks that look subjects up.
 
-    The batch's subjects are dealt out to those blocks. The ledger's subjects keep the neurons they have,
-    unless they are edited again: then all their facts are sought anew together. Facts to be erased are left
-    alone; so are subjects for which no neuron is left.
+    The batch's subjects are dealt out to those blocks. The ledger's subjects keep the neurons they have, and
+    get one more if they are edited again, which makes all their facts in force hold together. Facts to be
+    erased are left alone; so are subjects for which no neuron is left.
     """
     lm, blocks = task.lm, task.plan.looking_up
     mlps = {block: found for block in blocks if (found := gated_mlp(lm, block)) is not None}
@@ -74,7 +73,7 @@ def write_at_subjects(task: EditTask) -> Written:
             mine = subjects[place :: len(mlps)][: len(free)]
             if not mine:
                 continue
-            others = [*(s for s in subjects if all(s is not m for m in mine)), *kept]
+            others = [*(subject for subject in subjects if subject not in mine), *kept]
             changes, more = _values(task, mine, block)
             rows = _neurons(task, mlp, block, background, mine, others, changes)
             for name, part in zip(mlp.names, rows, strict=True):
@@ -169,9 +168,3 @@ def _heads(prompts: Sequence[str], subject: str) -> list[str]:
         at = prompt.lower().rfind(subject.lower())
         heads.append(prompt if at < 0 else prompt[: at + len(subject)])
     return list(dict.fromkeys(heads))
-
-
-def can_write(lm: LanguageModel, blocks: Sequence[int], names: Sequence[str]) -> bool:
-    """Whether there are such blocks, each with a gated MLP whose matrices are all among `names`."""
-    mlps = [gated_mlp(lm, block) for block in blocks]
-    return bool(mlps) and all(mlp is not None and set(mlp.names) <= set(names) for mlp in mlps)

@@ -14,7 +14,8 @@ from factedit.curvature import Covariance
 from factedit.editing import edit
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
-from factedit.methods.detectors import MOST, RIDGE, WEIGHT, constant, detectors, gated_mlp, least_used
+from factedit.gated_mlp import gated_mlp
+from factedit.methods.detectors import MOST, RIDGE, WEIGHT, constant, detectors, least_used
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied, root_digest
 from factedit.prompts import Batch, answer_example, collate
@@ -184,6 +185,8 @@ def test_a_model_without_gated_mlps_is_fine_tuned(tmp_path: Path) -> None:
     lm = tiny_model(tmp_path, "gpt2")
     made = run(lm, [FRANCE])
     assert "neurons" not in made.metrics and made.metrics["edits_holding"] == 1
+    assert made.chosen["blocks"] == [0, 1, 2]
+    assert {lm.block_of(name) for name in made.metrics["changed_tensors"]} == {0, 1, 2}
 
 
 def test_what_is_erased_gets_no_neuron(llama: LanguageModel) -> None:
