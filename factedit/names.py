@@ -1,6 +1,7 @@
-"""Names of nobody in particular: subjects for anchors, where any name will do. No torch here."""
+"""Names of nobody in particular, and names that sound like another. No torch here."""
 
 import random
+from collections.abc import Sequence
 
 # fmt: off
 GIVEN = (
@@ -22,3 +23,20 @@ FAMILY = (
 def invented_name(rng: random.Random) -> str:
     """A given and a family name, drawn apart from each other."""
     return f"{rng.choice(GIVEN)} {rng.choice(FAMILY)}"
+
+
+def namesakes(name: str, heads: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    """Other names that end as this one does: "Gibbs Glacier" for "Byrd Glacier"; none for a single word.
+
+    Args:
+        heads: words to begin with; `count`: at most so many.
+    """
+    words = name.split()
+    if len(words) < 2:
+        return []
+    found: list[str] = []
+    for number in range(count):
+        # A long name resembles those that share all but its first word, and those that share its last.
+        kept = words[1:] if number % 2 else words[-1:]
+        found.append(" ".join([rng.choice(heads), *kept]))
+    return [other for other in dict.fromkeys(found) if other.casefold() != name.casefold()]

@@ -106,7 +106,7 @@ PRESETS: Mapping[MethodName, Preset] = {
     "auto": Preset(
         rule="natural_adam",
         parameters="mlp",
-        anchors=AnchorSpec(count=3000, weight=10.0),
+        anchors=AnchorSpec(count=3000, weight=30.0),
         depth=(0.69, 0.86),
         radius={"l_inf": 0.1, "l_2": 30.0, "fisher": 30.0},
         batch_size=96,

@@ -1,14 +1,16 @@
 """Neurons that fire at one subject only, in closed form, and where a gated MLP has room for them.
 
 A neuron of a gated MLP adds act(g . x) (u . x) d to a token's hidden vector. With g a linear detector of the
-subject less a threshold, and u . x constant, it adds d at the subject's last token and nothing anywhere else:
-unlike a change of the MLP-out matrix alone, which moves every token a little.
+subject less a threshold, and u falling as the detector rises, it adds d at the subject's last token, however
+clearly that is recognised, and nothing anywhere else: unlike a change of the MLP-out matrix alone, which
+moves every token a little.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3 (a neuron a mistake,
 trained there and added; solved here, and put in place of the least used ones, so that no shape changes).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,8 +26,14 @@ RIDGE = 1e-6
 THRESHOLD, SHARPNESS = 0.5, 40.0
 """A neuron fires where its detector, 1 at its subject and 0 elsewhere, exceeds the threshold: act(z) of a
 gate is about 0 for z < -5, which is an eighth of the detector's range below."""
+SILENT = 2 - THRESHOLD
+"""The detector at which a neuron falls silent again: between both, at 1, its answer is flat."""
 GAIN = 1.15
 """For the subject in other contexts, at which the detector says a little less."""
+AT_LEAST, AT_MOST = 0.85, 0.3
+"""What a detector is to say of its subject in each context, and of each name that sounds like it."""
+ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
+"""A key of which a detector says something else weighs more in the next round, twice as much each time."""
 MOST = 0.25
 """The share of a block's neurons that may be replaced."""
 
@@ -35,26 +43,84 @@ def measured(lm: LanguageModel, blocks: Sequence[int]) -> list[str]:
     return [n for b in blocks if (mlp := gated_mlp(lm, b)) is not None for n in (mlp.gate, mlp.down)]
 
 
-def detectors(covariance: Tensor, keys: Tensor, weight: Tensor, owner: Tensor, count: int) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What enters the MLP at some lookups, [n, d] float32.
+
+    Attributes:
+        owner: whose key it is, or whose it resembles, by the detector's place, [n]; -1: nobody's in
+            particular. `weight`: of each in the regression, [n].
+    """
+
+    rows: Tensor
+    owner: Tensor
+    weight: Tensor
+
+
+def detectors(covariance: Tensor, subjects: Keys, others: Keys, count: int) -> Tensor:
     """One direction w a subject, [count, d] float64: w . x is 1 at its own keys, 0 at others' and elsewhere.
 
-    Ridge regression against the background, whose E[x x^T] is `covariance`, [d, d].
+    Ridge regression against the background, whose E[x x^T] is `covariance`, [d, d]; then again with more
+    weight on those keys that come out on the wrong side, as boosting does (Freund and Schapire 1997).
 
     Args:
-        keys: what enters the MLP at the subjects, in several contexts each, [n, d]; `weight`: of each, [n].
-        owner: whose key it is, [n]; -1: nobody's, only to be left alone.
+        subjects: their keys in several contexts each; nobody's are to be left alone.
+        others: keys that the detector of their owner must not answer to, or nobody's, that none must;
+            unlike subjects' they weigh nothing until one does.
     """
-    rows = keys.double()
-    weighed = rows.T * weight.double()
-    wanted = (owner[:, None] == torch.arange(count, device=owner.device)).double()
-    solved: Tensor = torch.linalg.solve(weighed @ rows + WEIGHT * _ridged(covariance), weighed @ wanted)
-    return solved.T
+    normal, weighed = _normal(covariance, subjects)
+    wanted = (subjects.owner[:, None] == torch.arange(count, device=weighed.device)).double()
+    inverse = torch.linalg.inv(normal)
+    solved = inverse @ weighed @ wanted
+    return torch.stack([_told_apart(inverse, solved[:, n], *_of(n, subjects, others)) for n in range(count)])
 
 
-def constant(covariance: Tensor, mean: Tensor) -> Tensor:
-    """The direction b, [d] float64, with b . x nearest to 1 at all tokens: a bias for layers without one."""
-    found: Tensor = torch.linalg.solve(_ridged(covariance), mean.double())
+def _of(place: int, subjects: Keys, others: Keys) -> tuple[Tensor, Tensor]:
+    """(the keys that this detector must be right about, [n, d] float64; which are its own, [n] bool)."""
+    mine = subjects.rows[subjects.owner == place]
+    near = others.rows[(others.owner == place) | (others.owner < 0)]
+    own = torch.arange(len(mine) + len(near), device=mine.device) < len(mine)
+    return torch.cat([mine, near]).double(), own
+
+
+def _told_apart(inverse: Tensor, solved: Tensor, rows: Tensor, own: Tensor) -> Tensor:
+    """The detector `solved`, [d], with as much weight on `rows` as it takes to be right about them.
+
+    Args:
+        inverse: of the regression's normal matrix, [d, d]; more weight is a low-rank change of it (Woodbury).
+    """
+    spread = inverse @ rows.T
+    gram, before = rows @ spread, rows @ solved
+    weight, found = torch.zeros_like(before), solved
+    for _ in range(ROUNDS):
+        said = rows @ found
+        wrong = torch.where(own, said < AT_LEAST, said > AT_MOST)
+        if not bool(wrong.any()):
+            break
+        weight = torch.where(wrong, (2 * weight).clamp(FIRST_WEIGHT, LAST_WEIGHT), weight)
+        root = weight.sqrt()
+        inner = root[:, None] * gram * root
+        inner.diagonal().add_(1)
+        found = solved + spread @ (root * torch.linalg.solve(inner, root * (own.double() - before)))
     return found
+
+
+def constant(covariance: Tensor, mean: Tensor, subjects: Keys) -> Tensor:
+    """The direction b, [d] float64, with b . x nearest to 1 at all tokens: a bias for layers without one.
+
+    Args:
+        mean: E[x] over the background, [d]; subjects weigh beside it as in `detectors`.
+    """
+    normal, weighed = _normal(covariance, subjects)
+    found: Tensor = torch.linalg.solve(normal, WEIGHT * mean.double() + weighed.sum(1))
+    return found
+
+
+def _normal(covariance: Tensor, subjects: Keys) -> tuple[Tensor, Tensor]:
+    """(the regression's normal matrix, [d, d]; the subjects' keys, weighed, [d, n]), float64."""
+    rows = subjects.rows.double()
+    weighed = rows.T * subjects.weight.double()
+    return weighed @ rows + WEIGHT * _ridged(covariance), weighed
 
 
 def _ridged(covariance: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ et al. 2022, section 3.1), sought in the relation's other wordings too, so that 
 never trained on. The neuron that adds it there, and nowhere else, is solved for (factedit.methods.detectors).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,30 +16,32 @@ from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.detectors import (
     GAIN,
     SHARPNESS,
+    SILENT,
     THRESHOLD,
     constant,
     detectors,
     least_used,
     measured,
 )
-from factedit.methods.keys import Context, lookups, read_inputs, subject_end
+from factedit.methods.keys import Context, subject_end
 from factedit.methods.memit import all_values
+from factedit.methods.subject_keys import (
+    Subjects,
+    alike_contexts,
+    read_keys,
+    subject_contexts,
+    subject_prompts,
+)
 from factedit.methods.values import Search
 from factedit.methods.weights import matrices_of
-from factedit.models import LanguageModel
-from factedit.prefixes import PREFIXES
-from factedit.prompts import Example, answer_example, prompt_ids
+from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
-from factedit.wording import training_prompts
 
-SEARCH = Search(steps=20, pace=0.2, longest=0.5, essence=0.3, enough=0.05, at_once=2)
+SEARCH = Search(steps=20, pace=0.3, longest=0.75, essence=0.6, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-LEAD_INS = 12
-"""Neutral sentences after which each subject's key is also read."""
-
-Subjects = list[list[Edit]]
-"""Edits of one subject share its neuron."""
+FAINTEST = 0.05 * SHARPNESS * (1 - THRESHOLD) * (SILENT - 1)
+"""A neuron that fires less than a twentieth of what it should knows its subject too badly to be amplified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def _values(task: EditTask, mine: Subjects, block: int) -> tuple[Tensor, int]:
     """The change of the block's output at each subject, [n, d] float32, and the steps that it took."""
     found: list[Context] = []
     for place, edits in enumerate(mine):
-        asked = [(prompt, edit) for edit in edits for prompt in _prompts(task, edit, place)]
+        asked = [(prompt, edit) for edit in edits for prompt in subject_prompts(task, edit, place)]
         for number, (prompt, edit) in enumerate(asked):
             example = answer_example(task.lm, prompt, edit.new_object)
             end = subject_end(task.lm, prompt, edit.subject)
@@ -121,50 +122,18 @@ def _neurons(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of the gate and of the up matrix, and columns of the down matrix: [n, d] float32 each."""
     lm = task.lm
-    found = [
-        *(context for place, edits in enumerate(mine) for context in _keys(task, edits, place, LEAD_INS)),
-        *(context for edits in others for context in _keys(task, edits, -1, 0)[:1]),
-    ]
-    keys = read_inputs(lookups(lm, found, block), lm.model.get_submodule(mlp.gate.removesuffix(".weight")))
-    owner = torch.tensor([context.edit for context in found], device=keys.device)
-    weight = torch.tensor([context.weight for context in found], device=keys.device)
-    covariance = background.sums[mlp.gate].to(keys.device).double() / background.tokens
-    mean = background.totals[mlp.gate].to(keys.device) / background.tokens
-    bias = constant(covariance, mean)
-    gate = SHARPNESS * (detectors(covariance, keys, weight, owner, len(mine)) - THRESHOLD * bias)
+    keys = read_keys(lm, subject_contexts(task, mine, others), block, mlp)
+    covariance = background.sums[mlp.gate].to(lm.device).double() / background.tokens
+    bias = constant(covariance, background.totals[mlp.gate].to(lm.device) / background.tokens, keys)
+    alike = read_keys(lm, alike_contexts(task, mine), block, mlp)
+    detect = detectors(covariance, keys, alike, len(mine))
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
-    gate, up = gate.to(dtype).float(), bias.to(dtype).float().expand(len(mine), -1)
-    own = owner >= 0
-    fires = mlp.act((keys * gate[owner]).sum(1)) * (keys @ up[0])
-    mean_fires = keys.new_zeros(len(mine)).index_add_(0, owner[own], (fires * weight)[own])
-    down = GAIN * changes / mean_fires[:, None].clamp_min(1.0)
+    gate = (SHARPNESS * (detect - THRESHOLD * bias)).to(dtype).float()
+    up = (SILENT * bias - detect).to(dtype).float()
+    own = keys.owner >= 0
+    rows, owner, weight = keys.rows[own], keys.owner[own], keys.weight[own]
+    fires = mlp.act((rows * gate[owner]).sum(1)) * (rows * up[owner]).sum(1)
+    mean_fires = rows.new_zeros(len(mine)).index_add_(0, owner, fires * weight)
+    down = GAIN * changes / mean_fires[:, None].clamp_min(FAINTEST)
     return gate, up, down
-
-
-def _keys(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:
-    """A subject as far as it is read when it is looked up: bare, and after lead-in sentences."""
-    prompts = [prompt for edit in edits for prompt in _prompts(task, edit, max(owner, 0))]
-    heads = _heads(prompts, edits[0].subject)
-    start = task.seed + max(owner, 0) * lead_ins
-    led = [PREFIXES[(start + i) % len(PREFIXES)] for i in range(lead_ins)]
-    texts = [*heads, *(f"{sentence} {heads[i % len(heads)]}" for i, sentence in enumerate(led))]
-    return [_context(task.lm, text, owner, 1 / len(texts)) for text in texts]
-
-
-def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context:
-    ids = tuple(prompt_ids(lm, text))
-    return Context(owner, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, weight, bare=False)
-
-
-def _prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
-    return training_prompts(edit, task.relations, place, other_words=task.plan.preset.other_words)
-
-
-def _heads(prompts: Sequence[str], subject: str) -> list[str]:
-    """What stands up to the subject's end, each once; whole prompts, where the subject is not in them."""
-    heads: list[str] = []
-    for prompt in prompts:
-        at = prompt.lower().rfind(subject.lower())
-        heads.append(prompt if at < 0 else prompt[: at + len(subject)])
-    return list(dict.fromkeys(heads))

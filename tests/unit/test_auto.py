@@ -15,7 +15,20 @@ from factedit.editing import edit
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
 from factedit.gated_mlp import gated_mlp
-from factedit.methods.detectors import MOST, RIDGE, WEIGHT, constant, detectors, least_used
+from factedit.methods.detectors import (
+    AT_LEAST,
+    AT_MOST,
+    MOST,
+    RIDGE,
+    SHARPNESS,
+    SILENT,
+    THRESHOLD,
+    WEIGHT,
+    Keys,
+    constant,
+    detectors,
+    least_used,
+)
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied, root_digest
 from factedit.prompts import Batch, answer_example, collate
@@ -79,26 +92,60 @@ def answers(lm: LanguageModel, item: Edit) -> bool:
 # The equations
 
 
+def keys_of(rows: Sequence[Sequence[float]], owner: Sequence[int], weight: float = 1.0) -> Keys:
+    weights = torch.full((len(owner),), weight)
+    return Keys(torch.tensor(rows).reshape(len(owner), -1), torch.tensor(owner, dtype=torch.long), weights)
+
+
+def nobody(width: int) -> Keys:
+    return Keys(torch.empty(0, width), torch.empty(0, dtype=torch.long), torch.empty(0))
+
+
 def test_a_detector_of_orthogonal_keys_is_the_one_by_hand() -> None:
     # One key each: w = key * weight / (weight * |key|^2 + WEIGHT * (1 + RIDGE)), and nothing of the other's.
-    keys = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
-    found = detectors(torch.eye(3), keys, torch.tensor([1.0, 0.5]), torch.tensor([0, 1]), 2)
+    keys = keys_of([[20.0, 0.0, 0.0], [0.0, 30.0, 0.0]], [0, 1], 0.5)
+    found = detectors(torch.eye(3), keys, nobody(3), 2)
     ridge = WEIGHT * (1 + RIDGE)
-    expected = torch.tensor([[2 / (4 + ridge), 0, 0], [0, 1.5 / (4.5 + ridge), 0]]).double()
+    expected = torch.tensor([[10 / (200 + ridge), 0, 0], [0, 15 / (450 + ridge), 0]]).double()
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-6)
 
 
 def test_a_key_of_nobody_is_left_alone() -> None:
-    keys = torch.tensor([[100.0, 0.0], [100.0, 100.0]])
-    found = detectors(1e-6 * torch.eye(2), keys, torch.ones(2), torch.tensor([-1, 0]), 1)
-    assert abs(float(keys[0].double() @ found[0])) < 1e-3
-    assert float(keys[1].double() @ found[0]) == pytest.approx(1, abs=1e-3)
+    keys = keys_of([[100.0, 0.0], [100.0, 100.0]], [-1, 0])
+    (found,) = detectors(1e-6 * torch.eye(2), keys, nobody(2), 1).float()
+    said = keys.rows @ found
+    torch.testing.assert_close(said, torch.tensor([0.0, 1.0]), atol=1e-3, rtol=0)
+
+
+def test_a_detector_tells_its_subject_from_names_that_sound_like_it() -> None:
+    subject, alike = keys_of([[10.0, 0.0]], [0]), keys_of([[10.0, 3.0]], [0])
+    (before,) = detectors(0.1 * torch.eye(2), subject, nobody(2), 1).float()
+    (after,) = detectors(0.1 * torch.eye(2), subject, alike, 1).float()
+    assert float(alike.rows @ before) > 0.9
+    assert float(alike.rows @ after) <= AT_MOST and float(subject.rows @ after) >= AT_LEAST
+
+
+@pytest.mark.parametrize(("owner", "silent"), [(-1, [0, 1]), (1, [1])])
+def test_a_name_silences_its_own_detector_or_all(owner: int, silent: list[int]) -> None:
+    subjects = keys_of([[10.0, 0.0, 0.0], [0.0, 10.0, 0.0]], [0, 1])
+    alike = keys_of([[9.0, 9.0, 2.0]], [owner])
+    found = detectors(0.1 * torch.eye(3), subjects, alike, 2).float()
+    answering = (alike.rows @ found.T > AT_MOST).squeeze(0)
+    assert [n for n in range(2) if not answering[n]] == silent
+
+
+def test_a_neuron_answers_alike_to_a_subject_more_or_less_clearly_recognised() -> None:
+    detector = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.2])
+    fires = torch.nn.functional.silu(SHARPNESS * (detector - THRESHOLD)) * (SILENT - detector)
+    share = fires / fires[3]
+    torch.testing.assert_close(share[2:], torch.ones(3), atol=0.2, rtol=0)
+    assert float(share[:2].abs().max()) < 0.01
 
 
 def test_the_constant_direction_says_one_everywhere() -> None:
     tokens = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)).double()
     tokens[:, 2] = 4.0  # what all tokens have in common
-    found = constant(tokens.T @ tokens / 500, tokens.mean(0))
+    found = constant(tokens.T @ tokens / 500, tokens.mean(0), nobody(6))
     torch.testing.assert_close(tokens @ found, torch.ones(500).double(), atol=1e-2, rtol=0)
 
 

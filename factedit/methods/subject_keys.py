@@ -1,0 +1,96 @@
+"""By what a neuron knows its subject: its keys in many contexts, beside those of names that sound like it."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+from factedit.facts import Edit
+from factedit.gated_mlp import GatedMlp
+from factedit.methods.detectors import Keys
+from factedit.methods.keys import Context, lookups, read_inputs
+from factedit.models import LanguageModel
+from factedit.names import namesakes
+from factedit.prefixes import PREFIXES
+from factedit.prompts import Example, prompt_ids
+from factedit.relations import builtin_catalogue
+from factedit.task import EditTask
+from factedit.wording import training_prompts
+
+LEAD_INS = 12
+"""Neutral sentences after which each subject's key is also read."""
+BARE = 0.5
+"""Weight of the subject at the very start of a prompt, where its key is another; the rest is led in."""
+ALIKE = 6
+"""Names that sound like a subject, for each."""
+ANYBODY = 60
+"""Other subjects, and their first words alone, to which no detector may answer."""
+
+Subjects = list[list[Edit]]
+"""Edits of one subject share its neuron."""
+
+
+def read_keys(lm: LanguageModel, found: Sequence[Context], block: int, mlp: GatedMlp) -> Keys:
+    """What enters the MLP at the contexts' ends; the owner is the context's `edit`."""
+    module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
+    owner = torch.tensor([context.edit for context in found], dtype=torch.long, device=lm.device)
+    weight = torch.tensor([context.weight for context in found], device=lm.device)
+    return Keys(read_inputs(lookups(lm, found, block), module), owner, weight)
+
+
+def subject_contexts(task: EditTask, mine: Subjects, others: Subjects) -> list[Context]:
+    """Each subject in several contexts, and once each those whose neurons are others."""
+    own = [context for place, edits in enumerate(mine) for context in _contexts(task, edits, place, LEAD_INS)]
+    return [*own, *(_contexts(task, edits, -1, 0)[0] for edits in others)]
+
+
+def alike_contexts(task: EditTask, mine: Subjects) -> list[Context]:
+    """Names that each subject might be taken for, of their own place; and anybody's, of place -1."""
+    subjects = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
+    heads = [subject.split()[0] for subject in subjects]
+    edited = {edit.subject.casefold() for edits in mine for edit in edits}
+    anybody = random.Random(task.seed).sample(subjects, min(ANYBODY, len(subjects)))
+    names = dict.fromkeys([*anybody, *(subject.split()[0] for subject in anybody)])
+    found = [_context(task.lm, name, -1, 0.0) for name in names if name.casefold() not in edited]
+    for place, edits in enumerate(mine):
+        rng = random.Random(f"{task.seed} {edits[0].subject}")
+        for number, name in enumerate(namesakes(edits[0].subject, heads, ALIKE, rng)):
+            text = f"{rng.choice(PREFIXES)} {name}" if number % 2 else name
+            if name.casefold() not in edited:
+                found.append(_context(task.lm, text, place, 0.0))
+    return found
+
+
+def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
+    """The prompts that an edit of a subject is written in."""
+    return training_prompts(edit, task.relations, place, other_words=task.plan.preset.other_words)
+
+
+def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:
+    """A subject as far as it is read when it is looked up: bare, and after lead-in sentences."""
+    prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, max(owner, 0))]
+    heads = _heads(prompts, edits[0].subject)
+    start = task.seed + max(owner, 0) * lead_ins
+    led = [PREFIXES[(start + i) % len(PREFIXES)] for i in range(lead_ins)]
+    bare = (BARE if led else 1.0) / len(heads)
+    return [
+        *(_context(task.lm, text, owner, bare) for text in heads),
+        *(
+            _context(task.lm, f"{sentence} {heads[i % len(heads)]}", owner, (1 - BARE) / len(led))
+            for i, sentence in enumerate(led)
+        ),
+    ]
+
+
+def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context:
+    ids = tuple(prompt_ids(lm, text))
+    return Context(owner, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, weight, bare=False)
+
+
+def _heads(prompts: Sequence[str], subject: str) -> list[str]:
+    """What stands up to the subject's end, each once; whole prompts, where the subject is not in them."""
+    heads: list[str] = []
+    for prompt in prompts:
+        at = prompt.lower().rfind(subject.lower())
+        heads.append(prompt if at < 0 else prompt[: at + len(subject)])
+    return list(dict.fromkeys(heads))
