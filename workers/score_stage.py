@@ -22,6 +22,7 @@ from workers.report import report
 from workers.score_case import Case
 from workers.selection import Asked
 from workers.supervisor import Supervisor, still_ours
+from workers.warming import warm
 from workers.work import Json, WorkFailed
 
 Seconds = defaultdict[str, float]
@@ -40,6 +41,8 @@ def run(supervisor: Supervisor, settings: Settings, claim: Claim) -> None:
     for _ in range(COMPARISONS):
         comparison = Comparison(supervisor, settings, claim, spent)
         verdict = comparison.judge()
+        if verdict.decision == "pass" and claim.promotion == "automatic":
+            warm(settings, comparison.case.model.root_digest, comparison.case.candidate.overlay_digest)
         if supervisor.persist(partial(comparison.settle, verdict=verdict)):
             return
         now = supervisor.persist(partial(_production, model_id=claim.model_id))
