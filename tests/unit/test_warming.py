@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+from pydantic import SecretStr
+
 from service.settings import Settings
 from workers.warming import warm
 
@@ -42,7 +44,8 @@ def test_every_predictor_hears_of_it_though_one_is_gone_and_one_is_slow() -> Non
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         slow = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        settings = Settings(predictor_urls=["http://127.0.0.1:1", slow, url, other], predictor_token="t")
+        urls = ["http://127.0.0.1:1", slow, url, other]
+        settings = Settings(predictor_urls=urls, predictor_token=SecretStr("t"))
         began = time.monotonic()
         warm(settings, "a" * 64, "b" * 64)
         assert time.monotonic() - began < 0.5
