@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 # Two processes that compute share the cores politely: see DESIGN.md, choice 13.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo serve test lint format bench-quality bench-trex bench-masked bench-limits bench-speed clean
+.PHONY: help demo serve test lint format bench-quality bench-trex bench-masked bench-limits bench-speed bench-serving clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -57,6 +57,9 @@ bench-limits: $(TOOLS)  ## Measure what this machine can do: matrix products, me
 
 bench-speed: $(TOOLS)  ## Time auto, ft_m and ultraedit against naive fine-tuning (ARGS="--count 10")
 	@$(BIN)/python -m benchmarks.edit_speed $(ARGS)
+
+bench-serving: $(TOOLS)  ## Time /predict under load against the bare model and a plain server (ARGS="--clients 64")
+	@$(BIN)/python -m benchmarks.predict_throughput $(ARGS)
 
 clean:  ## Remove the virtual environment, all data and all caches
 	rm -rf $(VENV) .factedit .factedit-test .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import Covariance, measure
 from factedit.editing import edit
 from factedit.facts import Edit
-from factedit.generation import Generation, generate
+from factedit.generation import Generation, asked_again
 from factedit.model_sources import DEFAULT_SOURCE, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import root_digest
@@ -105,18 +105,20 @@ class Engine:
         return self._roots.once("answers", identity, lambda: {"value": run()})["value"]
 
     def root_answers(self, prompts: Sequence[str], new_tokens: int) -> list[str]:
-        """The root's free answers to this set of prompts: batched just as an edited model's are."""
+        """The root's free answers, which an edited model's can be compared with."""
         return list(
             self.root(
-                "answers",
+                "checked answers",
                 [list(prompts), new_tokens],
                 lambda: [answer.text for answer in self.ask(prompts, new_tokens)],
             )
         )
 
-    def ask(self, prompts: Sequence[str], new_tokens: int) -> list[Generation]:
-        """Free answers of whatever overlay is applied."""
-        return generate(self.lm, prompts, new_tokens)
+    def ask(
+        self, prompts: Sequence[str], new_tokens: int, said: Sequence[str] | None = None
+    ) -> list[Generation]:
+        """Free answers of whatever overlay is applied; `said`: the root's, under the same limit."""
+        return asked_again(self.lm, prompts, said, new_tokens)
 
     def make(
         self,

@@ -119,7 +119,7 @@ def locality(engine: Engine, overlay: Overlay, near: Sequence[str], others: Sequ
     for name, prompts in (("locality", list(near)), ("others", list(others))):
         before = engine.root_answers(prompts, NEW_TOKENS)
         with applied(engine.lm, overlay):
-            after = [answer.text for answer in engine.ask(prompts, NEW_TOKENS)]
+            after = [answer.text for answer in engine.ask(prompts, NEW_TOKENS, before)]
         pairs = list(zip(before, after, strict=True))
         found[f"{name}_word"] = share(a.split()[:1] == b.split()[:1] for a, b in pairs)
         found[f"{name}_clause"] = share(clause(a) == clause(b) for a, b in pairs)
@@ -130,10 +130,9 @@ def known_kept(engine: Engine, overlay: Overlay, count: int, subjects: set[str])
     """Of catalogue probes that the root answers right, how many still are; edited subjects left out."""
     probes = known_probes(engine, count, subjects)
     prompts = [probe.prompt for probe in probes]
-    # Asked again in this very set: answers of bfloat16 may depend on how prompts are batched.
     before = engine.root_answers(prompts, PROBE_TOKENS)
     with applied(engine.lm, overlay):
-        after = [answer.text for answer in engine.ask(prompts, PROBE_TOKENS)]
+        after = [answer.text for answer in engine.ask(prompts, PROBE_TOKENS, before)]
     return share(
         _right(new, probe)
         for old, new, probe in zip(before, after, probes, strict=True)

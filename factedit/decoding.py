@@ -20,7 +20,7 @@ from factedit.models import LanguageModel
 from factedit.ragged import Part, Rows, UnusualAttention, last_logits
 
 READ = 512
-"""Prompt tokens that a step reads at most: a long prompt does not hold up the others' answers."""
+"""Prompt tokens that a step reads at most unless told otherwise: a long one does not hold up the others."""
 KEPT = 1024
 """Prompts whose answers are kept."""
 MAX_BYTES = 2 << 30
@@ -60,8 +60,11 @@ class Decoded:
 class Decoder:
     """Decodes with the weights that `lm` has whenever `step` is called; they must be the same each time."""
 
-    def __init__(self, lm: LanguageModel, *, max_rows: int = 64, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, lm: LanguageModel, *, max_rows: int = 64, max_bytes: int = MAX_BYTES, read: int = READ
+    ) -> None:
         self._lm = lm
+        self._read = read
         self._max_rows = max_rows
         self._max_cells = max_bytes // _cell_bytes(lm)
         self._rows = Rows()
@@ -124,7 +127,7 @@ class Decoder:
                 continue
             rows, longest = len(self._active) + 1, max(longest, _length(first))
             if self._active and (
-                rows > self._max_rows or rows * longest > self._max_cells or to_read >= READ
+                rows > self._max_rows or rows * longest > self._max_cells or to_read >= self._read
             ):
                 break
             to_read += first.unread
@@ -132,7 +135,7 @@ class Decoder:
         return done
 
     def _parts(self) -> list[Part]:
-        parts, room = [], READ
+        parts, room = [], self._read
         for row, sequence in enumerate(self._active):
             count = 1 if sequence.unread == 1 else max(1, min(sequence.unread, room))
             room -= count if sequence.unread > 1 else 0
@@ -194,13 +197,20 @@ def decode(
     return found
 
 
-@torch.inference_mode()
 def can_decode(lm: LanguageModel) -> bool:
-    """Whether this model can be decoded so, and says the same as by its own forward pass: it is tried.
+    """Whether this model can be decoded so, and says the same as by its own forward pass: it is tried, once.
 
     Not so: masked models, sliding windows, states, positions by a bias, angles that depend on how
     much is read at once.
     """
+    # Only a yes is kept: weights that yield no numbers are no reason to say no to the model for good.
+    if not getattr(lm, "_can_decode", False):
+        lm._can_decode = _tried(lm)  # type: ignore[attr-defined]
+    return bool(lm._can_decode)  # type: ignore[attr-defined]
+
+
+@torch.inference_mode()
+def _tried(lm: LanguageModel) -> bool:
     if lm.task != "causal" or _angles_vary(lm):
         return False
     room = int(getattr(lm.model.config.get_text_config(), "max_position_embeddings", None) or 64)

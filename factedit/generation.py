@@ -1,15 +1,16 @@
 """Free answers: greedy generation, and the most probable next tokens.
 
-Prompts share a batch only with prompts of their own length, so that no padding enters a row: a
-prompt's answer does not depend on what else was asked.
+A prompt's answer is that of plain greedy decoding of it alone, whatever else is asked; in half precision,
+where rounding decides between tokens about as likely, only if it is checked (factedit.greedy).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import GenerationConfig
 
+from factedit import greedy
+from factedit.drafts import Draft, Greedy, said_before
 from factedit.forward import target_logits
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, batches, next_token_example, prompt_ids
@@ -39,23 +40,45 @@ def generate(
     max_new_tokens: int,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
+    *,
+    drafts: Sequence[Draft | None] | None = None,
 ) -> list[Generation]:
     """Greedy answers, in the prompts' order. `progress` is told how many are done.
 
-    A causal model generates until its end-of-sequence token or `max_new_tokens`. A masked one fills
-    1 to 4 masks before a full stop, with as many as make its filling most probable per token.
+    A causal model generates until its end-of-sequence token or `max_new_tokens`. With `drafts`, known or not,
+    its answers are checked (factedit.greedy); the nearer a draft is to what it says, the less it generates.
+    A masked one fills 1 to 4 masks before a full stop, with as many as make its filling most probable per
+    token.
     """
-    answers: dict[int, Generation] = {}
-    encoded = [prompt_ids(lm, prompt) for prompt in prompts]
-    for index in _equal_lengths(encoded, batch_size):
-        if lm.task == "masked":
-            new = _fill(lm, [prompts[i] for i in index], min(MAX_MASKS, max_new_tokens))
-        else:
-            new = _decode(lm, [encoded[i] for i in index], max_new_tokens)
-        answers.update(zip(index, new, strict=True))
-        if progress is not None:
-            progress(len(answers))
-    return [answers[i] for i in range(len(prompts))]
+    if lm.task == "masked":
+        return _filled(lm, prompts, max_new_tokens, batch_size, progress)
+    ids = [prompt_ids(lm, prompt) for prompt in prompts]
+    if drafts is None:
+        found = greedy.decoded(lm, ids, max_new_tokens, batch_size, progress)
+    else:
+        found = greedy.checked(lm, ids, drafts, max_new_tokens, batch_size, progress=progress)
+    return [generation(lm, answer) for answer in found]
+
+
+def asked_again(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    said: Sequence[str] | None,
+    max_new_tokens: int,
+    batch_size: int = 64,
+) -> list[Generation]:
+    """As `generate`, checked, so that versions can be compared by what they say.
+
+    `said`: what another version answered to each prompt, under the same limit; the same answers come sooner.
+    """
+    drafts: list[Draft | None] = [None] * len(prompts)
+    if said is not None and lm.task == "causal":
+        drafts = [said_before(lm, p, text, max_new_tokens) for p, text in zip(prompts, said, strict=True)]
+    return generate(lm, prompts, max_new_tokens, batch_size, drafts=drafts)
+
+
+def generation(lm: LanguageModel, answer: Greedy) -> Generation:
+    return Generation(decode(lm, answer.tokens), len(answer.tokens), answer.stopped)
 
 
 def next_tokens(lm: LanguageModel, prompts: Sequence[str], top_k: int) -> list[list[TokenProbability]]:
@@ -75,12 +98,14 @@ def next_tokens(lm: LanguageModel, prompts: Sequence[str], top_k: int) -> list[l
     return [found[i] for i in range(len(prompts))]
 
 
-def rank(lm: LanguageModel, prompts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[float]]:
+def rank(
+    lm: LanguageModel, prompts: Sequence[str], candidates: Sequence[Sequence[str]], batch_size: int = 64
+) -> list[list[float]]:
     """Total log-probability (natural log) of each candidate after a space, per prompt."""
     examples: list[Example] = []
     for prompt, names in zip(prompts, candidates, strict=True):
         examples += [answer_example(lm, prompt, name, stop=False) for name in names]
-    flat = log_probabilities(lm, examples)
+    flat = log_probabilities(lm, examples, batch_size)
     scores = iter(flat)
     return [[next(scores) for _ in names] for names in candidates]
 
@@ -96,41 +121,30 @@ def log_probabilities(lm: LanguageModel, examples: Sequence[Example], batch_size
     return [float(total) for total in totals]
 
 
-def _equal_lengths(encoded: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    by_length: dict[int, list[int]] = {}
-    for index, ids in enumerate(encoded):
-        by_length.setdefault(len(ids), []).append(index)
-    for length in sorted(by_length):
-        group = by_length[length]
-        for start in range(0, len(group), batch_size):
-            yield group[start : start + batch_size]
-
-
-def _decode(lm: LanguageModel, ids: list[list[int]], max_new_tokens: int) -> list[Generation]:
-    inputs = torch.tensor(ids, device=lm.device)
-    config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=lm.eos_token_id,
-        pad_token_id=lm.tokenizer.pad_token_id,
-    )
-    with torch.inference_mode():
-        output = lm.model.generate(  # type: ignore[operator]
-            input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config
-        )
-    return [_generation(lm, row[inputs.shape[1] :].tolist()) for row in output]
-
-
-def _generation(lm: LanguageModel, tokens: list[int]) -> Generation:
-    eos = lm.eos_token_id
-    stopped = eos is not None and eos in tokens
-    if eos is not None and stopped:
-        tokens = tokens[: tokens.index(eos)]
-    return Generation(text=decode(lm, tokens), n_tokens=len(tokens), stopped=stopped)
-
-
 def decode(lm: LanguageModel, tokens: list[int]) -> str:
     return str(lm.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _filled(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> list[Generation]:
+    """In batches of one length, so that no padding enters a row."""
+    by_length: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        by_length.setdefault(len(prompt_ids(lm, prompt)), []).append(place)
+    answers: dict[int, Generation] = {}
+    for _, group in sorted(by_length.items()):
+        for start in range(0, len(group), batch_size):
+            some = group[start : start + batch_size]
+            new = _fill(lm, [prompts[i] for i in some], min(MAX_MASKS, max_new_tokens))
+            answers.update(zip(some, new, strict=True))
+            if progress is not None:
+                progress(len(answers))
+    return [answers[i] for i in range(len(prompts))]
 
 
 def _fill(lm: LanguageModel, prompts: list[str], max_masks: int) -> list[Generation]:

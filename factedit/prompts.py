@@ -81,7 +81,10 @@ def _as_read(lm: LanguageModel, prompt: str) -> str:
 
 
 def _ids(lm: LanguageModel, text: str) -> list[int]:
-    ids: list[int] = list(lm.tokenizer(text)["input_ids"])
+    return _without_closing(lm, list(lm.tokenizer(text)["input_ids"]))
+
+
+def _without_closing(lm: LanguageModel, ids: list[int]) -> list[int]:
     closing = (lm.tokenizer.sep_token_id, lm.eos_token_id)
     while lm.task == "causal" and len(ids) > 1 and ids[-1] in closing:
         ids.pop()
@@ -96,6 +99,20 @@ def answer_tokens(lm: LanguageModel, prompt: str, answer: str) -> list[int]:
         if whole[: len(before)] == before and len(whole) > len(before):
             return whole[len(before) :]
     return list(lm.tokenizer(f" {answer}", add_special_tokens=False)["input_ids"])
+
+
+def names_tokens(lm: LanguageModel, prompt: str, names: Sequence[str]) -> list[list[int]]:
+    """`answer_tokens` of many answers to one prompt; told all at once, the tokenizer is many times faster."""
+    if lm.task == "masked" or not names:
+        return [answer_tokens(lm, prompt, name) for name in names]
+    before, text = prompt_ids(lm, prompt), _as_read(lm, prompt)
+    wholes: list[list[int]] = lm.tokenizer([f"{text} {name}" for name in names])["input_ids"]
+    found = []
+    for name, ids in zip(names, wholes, strict=True):
+        whole = _without_closing(lm, ids)
+        apart = whole[: len(before)] != before or len(whole) == len(before)
+        found.append(answer_tokens(lm, prompt, name) if apart else whole[len(before) :])
+    return found
 
 
 def _masked_example(lm: LanguageModel, prompt: str, targets: Sequence[int]) -> Example:

@@ -220,36 +220,27 @@ def _attend(
     reach = this.seen.shape[-1]
     count = len(this.parts)
     newest = (queries if this.read is None else queries[this.last])[:, None]
-    answered = _grouped(newest, keys[:count, :reach], values[:count, :reach], this.seen, scaling)[:, 0]
+    answered = _attention(newest, keys[:count, :reach], values[:count, :reach], this.seen, scaling)[:, 0]
     if this.read is None:
         return answered[None], None
     out = queries.new_empty((*queries.shape[:-1], value.shape[-1]))
     out[this.last] = answered
     read = this.read
     reach = read.seen.shape[-1]
-    found = _grouped(
+    found = _attention(
         queries[read.tokens], keys[read.rows, :reach], values[read.rows, :reach], read.seen, scaling
     )
     out[read.tokens[read.own]] = found[read.own]
     return out[None], None
 
 
-def _grouped(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
-    """query [R, W, heads, d], key and value [R, reach, groups, d], seen [R, 1, W, reach]: [R, W, heads, d].
-
-    The heads that share a key are taken for as many more queries of it, so no key is copied.
-    """
-    rows, width, heads, size = query.shape
-    groups = key.shape[2]
-    each = heads // groups
-    shared = query.reshape(rows, width, groups, each, size).permute(0, 2, 3, 1, 4)
-    queries = shared.reshape(rows, groups, -1, size)
-    if width > 1 and each > 1:
-        seen = seen.repeat(1, 1, each, 1)
+def _attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scaling: float | None) -> Tensor:
+    """query [R, W, heads, d], key and value [R, reach, fewer heads, d], seen [R, 1, W, reach]: like query."""
+    query, key, value = (each.transpose(1, 2) for each in (query, key, value))
     found = scaled_dot_product_attention(
-        queries, key.transpose(1, 2), value.transpose(1, 2), attn_mask=seen, scale=scaling
+        query, key, value, attn_mask=seen, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
-    return found.view(rows, groups, each, width, -1).permute(0, 3, 1, 2, 4).reshape(rows, width, heads, -1)
+    return found.transpose(1, 2)
 
 
 AttentionInterface.register(NAME, _attend)

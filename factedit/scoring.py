@@ -9,16 +9,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from factedit import greedy
 from factedit.answers import begins_with, exactly, mentions
+from factedit.drafts import Checked, Draft, said_before
 from factedit.erasing import others
 from factedit.facts import Edit, Probe
 from factedit.forward import target_logits
-from factedit.generation import Generation, generate, log_probabilities
+from factedit.generation import Generation, generate, generation
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
-from factedit.prompts import answer_example, answer_tokens, batches
+from factedit.prefix_states import PrefixStates
+from factedit.prompts import answer_example, answer_tokens, batches, prompt_ids
+from factedit.ranking import Race, begin, finish, ranked_first
 from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts
 
@@ -87,13 +90,25 @@ def score_probes(
     overlay: Overlay,
     probes: Sequence[Probe],
     *,
+    said: Mapping[str, str] | None = None,
+    states: PrefixStates | None = None,
     batch_size: int = 64,
     progress: ProgressFn | None = None,
 ) -> list[ProbeOutcome]:
-    """Answer every probe, and rank its true object among its candidates, under `overlay`."""
+    """Answer every probe, and rank its true object among its candidates, under `overlay`.
+
+    Neither `said` nor `states` changes an outcome (factedit.greedy). `said`: by id, what another version
+    answered (`PROBE_TOKENS` at most): what is still said needs no generation. `states`: of the blocks below
+    the first that `overlay` changes (factedit.prefix_states).
+    """
     with applied(lm, overlay):
-        answers = _answers(lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, progress)
-        first = _ranked_first(lm, probes, batch_size)
+        if lm.task == "masked":
+            answers = generate(
+                lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, _of(progress, probes)
+            )
+            first = ranked_first(lm, probes, batch_size)
+        else:
+            answers, first = _answers_and_ranks(lm, probes, said or {}, states, batch_size, progress)
     return [
         ProbeOutcome(
             probe_id=probe.id,
@@ -103,6 +118,52 @@ def score_probes(
         )
         for probe, answer, rank in zip(probes, answers, first, strict=True)
     ]
+
+
+def _answers_and_ranks(
+    lm: LanguageModel,
+    probes: Sequence[Probe],
+    said: Mapping[str, str],
+    states: PrefixStates | None,
+    batch_size: int,
+    progress: ProgressFn | None,
+) -> tuple[list[Generation], list[bool | None]]:
+    """Of a causal model: what is read to check a draft also tells most of how its candidates rank."""
+    races: dict[int, Race] = {}
+
+    def seen(checked: Checked) -> None:
+        race = begin(lm, probes[checked.place], checked.read, checked.logits)
+        if race is not None:
+            races[checked.place] = race
+
+    found = greedy.checked(
+        lm,
+        [prompt_ids(lm, probe.prompt) for probe in probes],
+        [_draft(lm, probe, said) for probe in probes],
+        PROBE_TOKENS,
+        batch_size,
+        states=states,
+        seen=seen,
+        progress=_of(progress, probes),
+    )
+    finish(lm, [races[place] for place in sorted(races)], batch_size)
+    ranks = [races[place].first if place in races else None for place in range(len(probes))]
+    return [generation(lm, answer) for answer in found], ranks
+
+
+def _draft(lm: LanguageModel, probe: Probe, said: Mapping[str, str]) -> Draft:
+    """What was said before; else the object, by which most right answers begin."""
+    if probe.id in said:
+        return said_before(lm, probe.prompt, said[probe.id], PROBE_TOKENS)
+    return tuple(answer_tokens(lm, probe.prompt, probe.object))
+
+
+def _of(progress: ProgressFn | None, asked: Sequence[object]) -> Callable[[int], None]:
+    def told(done: int) -> None:
+        if progress is not None:
+            progress(done, len(asked))
+
+    return told
 
 
 def score_edits(
@@ -126,7 +187,9 @@ def score_edits(
     owners = [*edits, *(e for e, group in zip(edits, paraphrases, strict=True) for _ in group)]
     with applied(lm, overlay):
         lengths = [len(answer_tokens(lm, p, e.new_object)) for p, e in zip(prompts, edits, strict=True)]
-        answers = _answers(lm, asked, max([NEW_TOKENS, *(n + 4 for n in lengths)]), batch_size, progress)
+        room = max([NEW_TOKENS, *(n + 4 for n in lengths)])
+        # Not checked: an edit is not compared with what was said before, and its answers are long.
+        answers = generate(lm, asked, room, batch_size, _of(progress, asked))
         forced = _teacher_forced(lm, prompts, [edit.new_object for edit in edits], batch_size)
         first = _old_ranked_first(lm, owners, asked, batch_size)
     outcomes = [_outcome(*one) for one in zip(asked, answers, owners, first, strict=True)]
@@ -168,20 +231,10 @@ def _old_ranked_first(
         if edit.erase and edit.old_object is not None
     }
     first: list[bool | None] = [None] * len(prompts)
-    ranks = _ranked_first(lm, list(probes.values()), batch_size)
+    ranks = ranked_first(lm, list(probes.values()), batch_size)
     for place, rank in zip(probes, ranks, strict=True):
         first[place] = rank
     return first
-
-
-def _answers(
-    lm: LanguageModel, prompts: Sequence[str], new_tokens: int, batch_size: int, progress: ProgressFn | None
-) -> list[Generation]:
-    def told(done: int) -> None:
-        if progress is not None:
-            progress(done, len(prompts))
-
-    return generate(lm, prompts, new_tokens, batch_size, told)
 
 
 @torch.inference_mode()
@@ -195,65 +248,3 @@ def _teacher_forced(
         for row in set(batch.rows[wrong].tolist()):
             match[int(batch.index[row])] = False
     return match
-
-
-def _ranked_first(lm: LanguageModel, probes: Sequence[Probe], batch_size: int) -> list[bool | None]:
-    """Whether each true object beats its candidates in total log-probability.
-
-    A candidate's first token bounds its total from above, and is all of it where there is no other
-    token. So one forward pass settles most probes; the rivals that are left are spelt out, the
-    likeliest first, until one of them wins or none is left.
-    """
-    ranked = [i for i, probe in enumerate(probes) if len(probe.candidates) > 1]
-    own, rivals = _rivals(lm, [probes[i] for i in ranked], batch_size)
-    first: list[bool | None] = [None] * len(probes)
-    for i, left in zip(ranked, rivals, strict=True):
-        first[i] = left is not None
-    open_probes = [(i, total, left) for i, total, left in zip(ranked, own, rivals, strict=True) if left]
-    while open_probes:
-        examples = [answer_example(lm, probes[i].prompt, left[0], stop=False) for i, _, left in open_probes]
-        totals = log_probabilities(lm, examples, batch_size)
-        still: list[tuple[int, float, list[str]]] = []
-        for (i, own_total, left), total in zip(open_probes, totals, strict=True):
-            if total > own_total:
-                first[i] = False
-            elif left[1:]:
-                still.append((i, own_total, left[1:]))
-        open_probes = still
-    return first
-
-
-def _rivals(
-    lm: LanguageModel, probes: Sequence[Probe], batch_size: int
-) -> tuple[list[float], list[list[str] | None]]:
-    """Each object's total log-probability, and the candidates whose first token alone is likelier.
-
-    The likeliest come first; None where one of them has no other token, so that the object is beaten.
-    """
-    own = [0.0] * len(probes)
-    found: list[list[str] | None] = [None] * len(probes)
-    examples = [answer_example(lm, probe.prompt, probe.object, stop=False) for probe in probes]
-    for batch in batches(lm, examples, batch_size):
-        with torch.inference_mode():
-            scores = target_logits(lm, batch).float().log_softmax(-1)
-        picked = scores.gather(1, batch.targets[:, None]).squeeze(1).cpu()
-        rows = batch.rows.cpu()
-        for row, place in enumerate(batch.index.tolist()):
-            mine = (rows == row).nonzero().flatten()
-            own[place] = float(picked[mine].sum())
-            found[place] = _beating(lm, probes[place], scores[mine[0]].cpu(), own[place])
-    return own, found
-
-
-def _beating(lm: LanguageModel, probe: Probe, next_token: Tensor, own: float) -> list[str] | None:
-    bounds: dict[str, float] = {}
-    for name in probe.candidates:
-        if name == probe.object or name in probe.aliases:
-            continue
-        tokens = answer_tokens(lm, probe.prompt, name)
-        bound = float(next_token[tokens[0]])
-        if bound > own and len(tokens) == 1:
-            return None
-        if bound > own:
-            bounds[name] = bound
-    return sorted(bounds, key=lambda name: -bounds[name])

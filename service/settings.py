@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     predictor_host: str = "127.0.0.1"
     predictor_port: int = Field(default=8100, ge=0, le=65535)
     predictor_threads: int = Field(default=1, ge=1)
-    predictor_batch: int = Field(default=32, ge=1)
+    predictor_batch: int = Field(default=64, ge=1)
     predictor_queue: int = Field(default=256, ge=1)
     overlays_cached: int = Field(default=64, ge=1)
     overlay_cache_bytes: int = Field(default=2 << 30, ge=0)

@@ -60,7 +60,8 @@ class ScoreOrder(Order):
     """Ask two versions the same: `before` is what stands in production, `after` the candidate.
 
     A version's overlay is None for the root. Probes are named apart, since what a version has
-    answered once is not asked again.
+    answered once is not asked again. `said`: what `before`, or else the root, has answered already, by probe:
+    what is still said takes no generation.
     """
 
     before: str | None
@@ -70,6 +71,7 @@ class ScoreOrder(Order):
     relations: dict[str, Relation]
     probes_before: list[Probe]
     probes_after: list[Probe]
+    said: dict[str, str] = {}
 
 
 class PromptAnswer(_Message):

@@ -1,13 +1,17 @@
 """The score work, in the child: ask the version in production and the candidate the same questions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
-from torch import Tensor
+import torch
 
+from factedit.checkpoint_store import StorageFull
 from factedit.facts import Probe
-from factedit.generation import generate
+from factedit.generation import asked_again
 from factedit.models import LanguageModel
-from factedit.overlay import applied
+from factedit.overlay import Overlay, applied
+from factedit.prefix_states import PrefixStates, shared_block
 from factedit.scoring import NEW_TOKENS, ProgressFn, score_edits, score_probes
 from factedit.wording import evaluation_prompts
 from workers.bench import Bench, complaints
@@ -24,10 +28,32 @@ def score_work(bench: Bench, message: Json, tell: Tell) -> Json:
         before, after = bench.overlay(order, order.before), bench.overlay(order, order.after)
         tell.phase("scoring")
         count = _Count(order, tell)
-        return ScoreDone(
-            before=_answers(lm, before, order, order.probes_before, count),
-            after=_answers(lm, after, order, order.probes_after, count),
-        ).model_dump(mode="json")
+        with _states(bench, order, lm, before, after) as states:
+            old = _Version(lm, before, order, states, order.said)
+            first = old.answers(order.probes_before, count)
+            now_said = order.said | {answer.probe_id: answer.answer for answer in first.probes}
+            new = _Version(lm, after, order, states, now_said, first.neighbors)
+            second = new.answers(order.probes_after, count)
+        return ScoreDone(before=first, after=second).model_dump(mode="json")
+
+
+@contextmanager
+def _states(
+    bench: Bench, order: ScoreOrder, lm: LanguageModel, *overlays: Overlay
+) -> Iterator[PrefixStates | None]:
+    """What enters the first block that either version changes, from one job to the next."""
+    block = shared_block(lm, *overlays)
+    if block is None:
+        yield None
+        return
+    store = bench.store(order.store_dir)
+    where = f"{order.device} with {torch.get_num_threads()} threads"
+    key = f"states that enter block {block} of {order.root_digest} on {where}"
+    states = PrefixStates.unpacked(lm, block, store.recall(key))
+    yield states
+    if states.grown:
+        with suppress(StorageFull):  # it is only for speed
+            store.remember(key, states.packed())
 
 
 class _Count:
@@ -49,25 +75,39 @@ class _Count:
         return told
 
 
-def _answers(
-    lm: LanguageModel,
-    overlay: Mapping[str, Tensor],
-    order: ScoreOrder,
-    probes: Sequence[Probe],
-    count: _Count,
-) -> Answers:
-    size = order.batch_size
-    edits = score_edits(lm, overlay, order.edits, order.relations, batch_size=size, progress=count.part())
-    answered = score_probes(lm, overlay, probes, batch_size=size, progress=count.part())
-    return Answers(
-        edits=[EditAnswer.model_validate(outcome.as_json()) for outcome in edits],
-        neighbors=_neighbors(lm, overlay, order),
-        probes=[ProbeAnswer.model_validate(outcome.as_json()) for outcome in answered],
-    )
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version to be asked. `said`, `neighbors`: what one before it answered."""
 
+    lm: LanguageModel
+    overlay: Overlay
+    order: ScoreOrder
+    states: PrefixStates | None
+    said: Mapping[str, str]
+    neighbors: Sequence[Sequence[str]] | None = None
 
-def _neighbors(lm: LanguageModel, overlay: Mapping[str, Tensor], order: ScoreOrder) -> list[list[str]]:
-    prompts = [prompt for edit in order.edits for prompt in edit.neighbors]
-    with applied(lm, overlay):
-        answers = iter([answer.text for answer in generate(lm, prompts, NEW_TOKENS, order.batch_size)])
-    return [[next(answers) for _ in edit.neighbors] for edit in order.edits]
+    def answers(self, probes: Sequence[Probe], count: _Count) -> Answers:
+        lm, overlay, order = self.lm, self.overlay, self.order
+        size = order.batch_size
+        edits = score_edits(lm, overlay, order.edits, order.relations, batch_size=size, progress=count.part())
+        answered = score_probes(
+            lm,
+            overlay,
+            probes,
+            said=self.said,
+            states=self.states,
+            batch_size=size,
+            progress=count.part(),
+        )
+        return Answers(
+            edits=[EditAnswer.model_validate(outcome.as_json()) for outcome in edits],
+            neighbors=self._neighbors(),
+            probes=[ProbeAnswer.model_validate(outcome.as_json()) for outcome in answered],
+        )
+
+    def _neighbors(self) -> list[list[str]]:
+        prompts = [prompt for edit in self.order.edits for prompt in edit.neighbors]
+        said = [answer for each in self.neighbors for answer in each] if self.neighbors is not None else None
+        with applied(self.lm, self.overlay):
+            answers = iter(asked_again(self.lm, prompts, said, NEW_TOKENS, self.order.batch_size))
+            return [[next(answers).text for _ in edit.neighbors] for edit in self.order.edits]

@@ -22,6 +22,7 @@ from workers.report import report
 from workers.score_case import Case
 from workers.selection import Asked
 from workers.supervisor import Supervisor, still_ours
+from workers.warming import warm
 from workers.work import Json, WorkFailed
 
 Seconds = defaultdict[str, float]
@@ -40,6 +41,8 @@ def run(supervisor: Supervisor, settings: Settings, claim: Claim) -> None:
     for _ in range(COMPARISONS):
         comparison = Comparison(supervisor, settings, claim, spent)
         verdict = comparison.judge()
+        if verdict.decision == "pass" and claim.promotion == "automatic":
+            warm(settings, comparison.case.model.root_digest, comparison.case.candidate.overlay_digest)
         if supervisor.persist(partial(comparison.settle, verdict=verdict)):
             return
         now = supervisor.persist(partial(_production, model_id=claim.model_id))
@@ -90,6 +93,7 @@ class Comparison:
             relations=dict(case.relations),
             probes_before=[one.probe for one in asked if one.probe.id not in evidence.before],
             probes_after=[one.probe for one in asked if one.probe.id not in evidence.after],
+            said=self._said(asked),
         )
         done = self.supervisor.carry_out(self.claim, "score", order)
         answered = ScoreDone.model_validate(done.result)
@@ -98,6 +102,12 @@ class Comparison:
             self.spent[phase] += seconds
         self.fresh[case.production.id] += answered.before.probes
         self.fresh[case.candidate.id] += answered.after.probes
+
+    def _said(self, asked: Sequence[Asked]) -> dict[str, str]:
+        """What production answered earlier, and where it was not asked yet, the root."""
+        before = {probe_id: answer.answer for probe_id, answer in self.case.evidence.before.items()}
+        said = {**self.case.evidence.root, **before}
+        return {one.probe.id: said[one.probe.id] for one in asked if one.probe.id in said}
 
     def settle(self, s: Session, verdict: Verdict) -> bool:
         """Write down what came out and end the job, all at once; False if production has moved."""

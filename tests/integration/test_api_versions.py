@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx2
 import pytest
 
 from service import aliases, versions
@@ -353,6 +354,23 @@ def test_a_rollback_needs_neither_redis_nor_a_predictor(api: Api, model: Model) 
     api.predictor.dead = {"predictor"}
     said = api.http.get("/readyz").json()
     assert (said["redis"], said["predictor"]) == ("away", "away")
+    assert api.http.post("/models/toy/rollback").status_code == 200
+    assert production_of(api.database, model) == model.root_version_id
+
+
+def test_predictors_are_told_to_read_what_an_alias_now_points_at(api: Api, model: Model) -> None:
+    first = promoted_version(api.database, model, "a" * 64)
+    promoted_version(api.database, model, "b" * 64)
+    for _ in range(2):
+        api.http.post("/models/toy/rollback", headers={"Idempotency-Key": "once"})
+    api.http.put(MINE, json={"version": "root"})
+    problem(api.http.post("/models/toy/rollback", json={"to": first.id}), 409)
+    assert api.predictor.warmed == [(model.root_digest, "a" * 64), (model.root_digest, None)]
+
+
+def test_a_rollback_does_not_care_what_predictors_say(api: Api, model: Model) -> None:
+    promoted_version(api.database, model)
+    api.predictor.broken = httpx2.ReadTimeout("too slow")
     assert api.http.post("/models/toy/rollback").status_code == 200
     assert production_of(api.database, model) == model.root_version_id
 

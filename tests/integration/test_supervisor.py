@@ -18,6 +18,7 @@ from service.leases import Claim
 from service.tables import PRODUCTION, Alias, Stage, Version
 from tests.support import fake_work as fake
 from tests.support.working import Bench, add_probed_model, cancel, post, read, tries, types, wait_until
+from workers import score_stage
 from workers.supervisor import Done, Supervisor
 from workers.sweeper import Sweeper
 
@@ -116,6 +117,25 @@ def test_a_refusal_leaves_production_and_keeps_candidate_and_report(bench: Bench
     assert states(database) == ["production", "refused"]
     with database.transaction() as s:
         assert reports.get(s, job_id)["verdict"]["decision"] == "refuse"
+
+
+def test_predictors_are_told_ahead_of_what_is_promoted_and_of_nothing_else(
+    bench: Bench, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str | None, str]] = []
+
+    def warm(_: object, root_digest: str, overlay_digest: str | None) -> None:
+        told.append((overlay_digest, production(database)))
+
+    monkeypatch.setattr(score_stage, "warm", warm)
+    before = production(database)
+    post(database, score=fake.REFUSED)
+    post(database, promotion="manual")
+    job_id = post(database)
+    bench.work()
+    with database.transaction() as s:
+        digest = s.get_one(Version, read(database, job_id).candidate_version_id).overlay_digest
+    assert told == [(digest, before)]
 
 
 @pytest.mark.parametrize("stage", ["edit", "score"])

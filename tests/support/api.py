@@ -38,6 +38,8 @@ class PaperPredictor:
     """Speaks the predictor's protocol. Says `words[prompt]`, or else which weights it was asked of."""
 
     asked: list[dict[str, Any]] = field(default_factory=list)
+    warmed: list[tuple[str, str | None]] = field(default_factory=list)
+    """Digests of the root and overlay that were to be read ahead."""
     words: dict[str, str] = field(default_factory=dict)
     instead: Said | None = None
     """What it says to every question, whatever it is."""
@@ -53,6 +55,9 @@ class PaperPredictor:
         if request.url.path == "/readyz":
             return httpx2.Response(200, json={"ready": True})
         question = json.loads(request.content)
+        if request.url.path == "/warm":
+            self.warmed.append((question["root_digest"], question["overlay_digest"]))
+            return httpx2.Response(200, json={"roots": []})
         self.asked.append({**question, "host": request.url.host})
         if self.instead is not None:
             status, body, headers = self.instead

@@ -69,9 +69,10 @@ def test_whoever_comes_and_goes_and_whenever_each_prompt_gets_its_own_answer(
 ) -> None:
     chance = random.Random(seed)
     # Small enough that prompts wait, are read in pieces, and are forgotten again.
-    monkeypatch.setattr(decoding, "READ", chance.choice((1, 4, 16)))
+    read = chance.choice((1, 4, 16))
     monkeypatch.setattr(decoding, "KEPT", chance.choice((0, 2, 100)))
-    decoder = Decoder(toy, max_rows=chance.choice((1, 3, 8)), max_bytes=chance.choice((1, 1 << 16, 1 << 30)))
+    max_rows, max_bytes = chance.choice((1, 3, 8)), chance.choice((1, 1 << 16, 1 << 30))
+    decoder = Decoder(toy, max_rows=max_rows, max_bytes=max_bytes, read=read)
     known = [toy.tokenizer(f"The capital of {fact.subject} is")["input_ids"] for fact in toy_facts()[:10]]
     prompts = known + some_prompts(toy, 20, 40, seed)
     running: list[Decoded] = []

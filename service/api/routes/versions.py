@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, BackgroundTasks, Header, Query
 from fastapi.responses import JSONResponse, Response
 
 from service import aliases, models, versions
@@ -69,6 +69,7 @@ def put_alias(
     body: AliasIn,
     parts: PartsOf,
     who: Promoter,
+    afterwards: BackgroundTasks,
     if_match: Annotated[str | None, Header(description="Only if the alias is at this ETag.")] = None,
     if_none_match: Annotated[str | None, Header(description="`*`: only if there is no such alias.")] = None,
 ) -> JSONResponse:
@@ -87,6 +88,8 @@ def put_alias(
             if_absent=if_none_match == "*",
             force=body.force,
         )
+        target = versions.get(s, found, row.version_id)
+        afterwards.add_task(parts.predictor.warm, found.root_digest, target.overlay_digest)
         return _alias(row, model, 200 if there else 201)
 
 
@@ -106,7 +109,12 @@ def delete_alias(
 
 @router.post("/models/{model}/rollback", summary="Move production back; instant", response_model=RollbackOut)
 def rollback(
-    model: str, parts: PartsOf, who: Promoter, once: OnceOnly, body: RollbackIn | None = None
+    model: str,
+    parts: PartsOf,
+    who: Promoter,
+    once: OnceOnly,
+    afterwards: BackgroundTasks,
+    body: RollbackIn | None = None,
 ) -> JSONResponse:
     asked = body or RollbackIn()
     with parts.database.transaction() as s:
@@ -114,7 +122,8 @@ def rollback(
 
         def act() -> Outcome:
             before = aliases.get(s, found, PRODUCTION, lock=True).version_id
-            alias, _ = aliases.rollback(s, found, to=asked.to, actor=who.id, reason=asked.reason)
+            alias, target = aliases.rollback(s, found, to=asked.to, actor=who.id, reason=asked.reason)
+            afterwards.add_task(parts.predictor.warm, found.root_digest, target.overlay_digest)
             moved = RollbackOut(
                 model=model,
                 from_version=before,

@@ -1,0 +1,21 @@
+"""The benchmark of scoring: what it compares is the same where it has to be."""
+
+from pathlib import Path
+
+import torch
+
+from benchmarks.scoring_rate import measure, report
+from factedit.facts import Probe
+from factedit.models import load_model
+from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, tiny_model
+
+
+def test_it_tells_that_the_unchanged_version_and_the_known_states_changed_no_answer(tmp_path: Path) -> None:
+    tiny_model(tmp_path, "llama")
+    lm = load_model(tmp_path, device="cpu", dtype=torch.bfloat16)
+    probes = [Probe(str(i), PROMPT.format(c), CITIES[i], (), CITIES) for i, c in enumerate(COUNTRIES)]
+    found = measure(lm, probes, [1])
+    assert found["unchanged_same"] == len(probes) > found["edited_same"]
+    assert found["same_with_states_known"]
+    assert [seconds > 0 for _, seconds in found["ways"]] == [True] * 6
+    assert "just the same" in report(found)
