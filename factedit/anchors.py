@@ -83,9 +83,21 @@ def draw(
 ) -> list[str]:
     """The anchors of a batch, for methods that want contrasts (factedit.presets) and for all others."""
     if contrasting:
-        enough = min(count, CONTRASTS_AT_LEAST + CONTRASTS_PER_EDIT * len(edits))
-        return contrasts(catalogue, edits, relations, enough, seed, avoid)
+        return contrasts(catalogue, edits, relations, min(count, enough(len(edits))), seed, avoid)
     return anchor_prompts(catalogue, edits, count, seed, avoid)
+
+
+def enough(edits: int) -> int:
+    """How many contrasts so many edits want."""
+    return CONTRASTS_AT_LEAST + CONTRASTS_PER_EDIT * edits
+
+
+def fewer(anchors: Sequence[str], edits: Sequence[Edit], count: int) -> list[str]:
+    """The neighbors that the edits name, and of the other anchors an even choice: `count`, if not more."""
+    named = {prompt for edit in edits for prompt in edit.neighbors}
+    others = [prompt for prompt in anchors if prompt not in named]
+    every = -(-len(others) // max(1, count))
+    return [*(prompt for prompt in anchors if prompt in named), *others[:: max(1, every)]]
 
 
 def contrasts(

@@ -6,13 +6,20 @@ on, and no other token is moved. Stage two, in the upper blocks: what does not h
 anchors, by steps that avoid the directions which unmodified facts use (factedit.methods.fine_tuning).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
+from factedit.anchors import enough, fewer
 from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
+from factedit.methods.material import training_examples
 from factedit.methods.subjects import Written, write_at_subjects
+from factedit.overlay import applied
 from factedit.task import Edited, EditTask, change_metrics, overlay_of
+from factedit.training import holding
 
 
 def edit_by_auto(task: EditTask) -> Edited:
@@ -42,8 +49,19 @@ def edit_by_auto(task: EditTask) -> Edited:
     answering = replace(
         chosen, preset=replace(chosen.preset, other_words=False), blocks=chosen.answering, looking_up=[]
     )
-    answered = fine_tune(replace(task, plan=answering, parent=parent, progress=second))
-    return _together(task, answered, written)
+    anchors = fewer(task.anchors, task.edits, enough(_left(task, parent)))
+    rest = replace(task, plan=answering, parent=parent, anchors=anchors, progress=second)
+    return _together(task, fine_tune(rest), written)
+
+
+def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
+    """How many edits in force do not hold yet; those that erase are never asked, and count."""
+    in_force = [*task.edits, *task.ledger]
+    examples, owner = training_examples(task.lm, in_force, task.relations)
+    with applied(task.lm, parent):
+        held = holding(task.lm, examples)
+    failing = {place for place, holds in zip(owner, held, strict=True) if not holds}
+    return len(failing | {place for place, item in enumerate(in_force) if item.erase})
 
 
 def _together(task: EditTask, answered: Edited, written: Written) -> Edited:

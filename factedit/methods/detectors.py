@@ -28,8 +28,6 @@ THRESHOLD, SHARPNESS = 0.5, 40.0
 gate is about 0 for z < -5, which is an eighth of the detector's range below."""
 SILENT = 2 - THRESHOLD
 """The detector at which a neuron falls silent again: between both, at 1, its answer is flat."""
-GAIN = 1.15
-"""For the subject in other contexts, at which the detector says a little less."""
 AT_LEAST, AT_MOST = 0.85, 0.3
 """What a detector is to say of its subject in each context, and of each name that sounds like it."""
 ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0

@@ -14,7 +14,6 @@ from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.detectors import (
-    GAIN,
     SHARPNESS,
     SILENT,
     THRESHOLD,
@@ -135,5 +134,5 @@ def _neurons(
     rows, owner, weight = keys.rows[own], keys.owner[own], keys.weight[own]
     fires = mlp.act((rows * gate[owner]).sum(1)) * (rows * up[owner]).sum(1)
     mean_fires = rows.new_zeros(len(mine)).index_add_(0, owner, fires * weight)
-    down = GAIN * changes / mean_fires[:, None].clamp_min(FAINTEST)
+    down = changes / mean_fires[:, None].clamp_min(FAINTEST)
     return gate, up, down
