@@ -37,7 +37,7 @@ from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
 
-SEARCH = Search(steps=20, pace=0.3, longest=0.75, essence=0.6, enough=0.3, at_once=2)
+SEARCH = Search(steps=20, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
 FAINTEST = 0.05 * SHARPNESS * (1 - THRESHOLD) * (SILENT - 1)
 """A neuron that fires less than a twentieth of what it should knows its subject too badly to be amplified."""
