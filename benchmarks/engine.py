@@ -15,19 +15,20 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.cells import Cells, Json, code_digest, digest_of
-from factedit.anchors import background_of, draw
+from factedit.anchors import draw
 from factedit.checkpoint_store import CheckpointStore
-from factedit.curvature import Covariance, measure
+from factedit.curvature import Covariance
 from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.generation import Generation, asked_again
 from factedit.model_sources import DEFAULT_SOURCE, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import root_digest
+from factedit.own_text import silent_texts
 from factedit.relations import builtin_catalogue
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, plan
-from workers.background import Background
+from workers.background import Background, apart_from
 
 STORE = Path(".factedit/store")
 BENCH = Path(".factedit/bench")
@@ -94,6 +95,9 @@ class Engine:
         self._digest = root_digest(self.lm)
         self._background = Background()
 
+    def _texts(self) -> list[str]:
+        return self._background.texts(self.store, self._digest, self.lm)
+
     def root(self, what: str, asked: Any, run: Callable[[], Any]) -> Any:
         """What the root says to `asked`, measured once for each device and number of threads."""
         identity = {
@@ -147,11 +151,11 @@ class Engine:
         def background(names: Sequence[str]) -> Covariance:
             started = time.perf_counter()
             whole = self._background.of(self.store, self._digest, self.lm, names)
-            mine = background_of(builtin_catalogue(), in_force)
-            found = whole.minus(measure(self.lm, names, mine)) if mine else whole
+            found = apart_from(self.lm, whole, self._texts(), in_force)
             measuring[0] += time.perf_counter() - started
             return found
 
+        self._texts()  # once for a model, like the rest of the background: no part of the edit
         started = time.perf_counter()
         if anchors is None:
             anchors = draw(catalogue, in_force, {}, count, choices.seed, avoid, contrasting=contrasting)
@@ -168,6 +172,7 @@ class Engine:
             seed=choices.seed,
             progress=progress,
             background=background,
+            texts=silent_texts(self._texts(), in_force) if chosen.lookups else (),
         )
         seconds = time.perf_counter() - started - measuring[0]
         if root_digest(self.lm) != self._digest:

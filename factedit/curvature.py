@@ -5,7 +5,7 @@ alone. The covariance is the input factor of K-FAC (Martens and Grosse 2015, sec
 (Meng et al. 2022, section 4.2) protects what a matrix holds by the same one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,8 @@ from factedit.models import LanguageModel
 from factedit.prompts import Batch, batches, next_token_example
 
 BATCH = 64
+Seen = Callable[[str, Tensor], None]
+"""Called with a matrix's name and the rows that entered it, float32 [N, d_in]."""
 
 
 class NoCurvature(Exception):
@@ -59,12 +61,39 @@ def measure(
     Raises:
         NoCurvature: a name is not that of a linear layer's matrix.
     """
-    last = max((lm.block_of(name) or 0 for name in names), default=0)
-    examples = [next_token_example(lm, prompt) for prompt in prompts]
     sums = {name: torch.zeros(_width(lm, name), device=lm.device).diag() for name in names}
     totals = {name: torch.zeros(_width(lm, name), device=lm.device) for name in names}
+
+    def add(name: str, rows: Tensor) -> None:
+        sums[name].addmm_(rows.T, rows)
+        totals[name].add_(rows.sum(0))
+
+    return Covariance(sums, _read(lm, names, prompts, add, progress), totals)
+
+
+def inputs_of(lm: LanguageModel, names: Sequence[str], prompts: Sequence[str]) -> dict[str, Tensor]:
+    """What enters the matrices at every token of some prompts, float32 [tokens, d_in] each."""
+    found: dict[str, list[Tensor]] = {name: [] for name in names}
+    _read(lm, names, prompts, lambda name, rows: found[name].append(rows), None)
+    return {
+        name: torch.cat(rows) if rows else torch.empty((0, _width(lm, name)), device=lm.device)
+        for name, rows in found.items()
+    }
+
+
+@torch.no_grad()
+def _read(
+    lm: LanguageModel,
+    names: Sequence[str],
+    prompts: Sequence[str],
+    seen: Seen,
+    progress: Callable[[int, int], None] | None,
+) -> int:
+    """The tokens that were read."""
+    last = max((lm.block_of(name) or 0 for name in names), default=0)
+    examples = [next_token_example(lm, prompt) for prompt in prompts]
     tokens, done = 0, 0
-    with _inputs_added(lm, sums, totals) as read, torch.no_grad():
+    with _inputs_seen(lm, names, seen) as read:
         for batch in batches(lm, examples, BATCH):
             lengths = [len(examples[i].ids) for i in batch.index.tolist()]
             read(batch, lengths)
@@ -77,7 +106,7 @@ def measure(
             done += len(lengths)
             if progress is not None:
                 progress(done, len(examples))
-    return Covariance(sums, tokens, totals)
+    return tokens
 
 
 class Preconditioner:
@@ -148,25 +177,20 @@ def _width(lm: LanguageModel, name: str) -> int:
 
 
 @contextmanager
-def _inputs_added(
-    lm: LanguageModel, sums: dict[str, Tensor], totals: dict[str, Tensor]
+def _inputs_seen(
+    lm: LanguageModel, names: Iterable[str], seen: Seen
 ) -> Iterator[Callable[[Batch, Sequence[int]], None]]:
-    """Adds up x x^T and x of all tokens read; yields what to call with each batch before it is read."""
+    """Tells of what enters the matrices; yields what to call with each batch before it is read."""
     real: list[Tensor] = []
 
     def read(batch: Batch, lengths: Sequence[int]) -> None:
         columns = torch.arange(batch.input_ids.shape[1], device=lm.device)
         real[:] = [columns < torch.tensor(lengths, device=lm.device)[:, None]]
 
-    def add(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = args[0][real[0]].float()
-            sums[name].addmm_(inputs.T, inputs)
-            totals[name].add_(inputs.sum(0))
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, args: seen(name, args[0][real[0]].float())
 
-        return hook
-
-    handles = [_layer(lm, name).register_forward_pre_hook(add(name)) for name in sums]
+    handles = [_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
     try:
         yield read
     finally:

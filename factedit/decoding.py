@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 
+from factedit.attention import UnusualAttention
 from factedit.models import LanguageModel
-from factedit.ragged import Part, Rows, UnusualAttention, last_logits
+from factedit.ragged import Part, Rows, last_logits
 
 READ = 512
 """Prompt tokens that a step reads at most unless told otherwise: a long one does not hold up the others."""

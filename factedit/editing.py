@@ -28,6 +28,7 @@ def edit(
     seed: int,
     progress: Callable[[dict[str, Any]], None],
     background: Callable[[Sequence[str]], Covariance] | None = None,
+    texts: Sequence[str] = (),
 ) -> Edited:
     """Make `edits` hold on top of `parent`, by the method that `method` names.
 
@@ -39,6 +40,7 @@ def edit(
         anchors: unmodified prompts, whose answers are to stay the root's.
         background: for methods that use the curvature, what enters the named matrices while the
             root reads unmodified facts; measured on the anchors where it is not given.
+        texts: in which no edited subject occurs (factedit.own_text); `auto`'s neurons are kept silent there.
 
     Raises:
         NoSuchBlock; EditingError: no tensor to train, or none that the method can move.
@@ -55,6 +57,7 @@ def edit(
         seed=seed,
         progress=progress,
         background=background or (lambda names: measure(lm, names, anchors)),
+        texts=texts,
     )
     return EDITORS[method.name](task) if task.edits or task.ledger else _unchanged(task)
 

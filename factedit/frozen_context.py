@@ -1,12 +1,13 @@
-"""Examples of which only the answered positions are computed: their contexts are read once, by the root.
+"""Examples of which only the last positions are computed: their contexts are read once.
 
-An edit of late blocks acts where the answer is formed. So while training, the keys and values of all
-earlier tokens are taken as the root made them, and a step computes a few tokens an example instead of
-all. What an edit does to the context itself is left out: whoever trains on these examples checks the
-result on whole ones (factedit.methods.fine_tuning does).
+An edit of late blocks acts where the answer is formed, and one at the subject on what follows it. So while
+training, the keys and values of all earlier tokens are taken as they were, and a step computes a few tokens
+an example instead of all. What an edit does to the context itself is left out: whoever trains on these
+examples checks the result on whole ones (factedit.methods.fine_tuning does).
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from factedit import grouped_attention
+from factedit.attention import UnusualAttention, attention_of
 from factedit.erasing import Forgotten
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
@@ -28,7 +31,11 @@ CLOSE = 0.05
 
 
 class FrozenContexts(ExampleSet):
-    """As ExampleSet, for causal models with a key-value cache; see `can_freeze`."""
+    """As ExampleSet, for causal models with a key-value cache; see `can_freeze`.
+
+    Attributes:
+        starts: by example, the first position that is computed: the first answered one unless given.
+    """
 
     def __init__(
         self,
@@ -37,10 +44,12 @@ class FrozenContexts(ExampleSet):
         owner: Sequence[int],
         first_block: int,
         forgotten: Mapping[int, Forgotten] | None = None,
+        starts: Sequence[int] | None = None,
     ) -> None:
         super().__init__(lm, examples, owner, 0, forgotten)
-        self.first_block = first_block
-        # By example: what enters the first chosen block from the first answered position on, [T, d];
+        self.first_block, self._grouped = first_block, True
+        self.starts = [example.positions[0] for example in examples] if starts is None else list(starts)
+        # By example: what enters the first chosen block from its start on, [T, d];
         # and the context's keys and values in each block from there, [blocks, heads, L, d_head] each.
         self._hidden: dict[int, Tensor] = {}
         self._context: dict[int, tuple[Tensor, Tensor]] = {}
@@ -64,9 +73,12 @@ class FrozenContexts(ExampleSet):
         chosen = cache.layers[self.first_block :]
         keys, values = (torch.stack([getattr(x, n) for x in chosen], 1) for n in ("keys", "values"))
         for row, place in enumerate(index):
-            first, stop = self.examples[place].positions[0], len(self.examples[place].ids)
+            first, stop = self.starts[place], len(self.examples[place].ids)
             self._hidden[place] = entered[0][row, first:stop].clone()
             self._context[place] = keys[row, :, :, :first].clone(), values[row, :, :, :first].clone()
+
+    def length(self, place: int) -> int:
+        return len(self._hidden[place])
 
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
         hidden = torch.nn.utils.rnn.pad_sequence([self._hidden[i] for i in index], batch_first=True)
@@ -78,22 +90,31 @@ class FrozenContexts(ExampleSet):
         # Contexts are padded on the left, answers on the right.
         mask = ((columns >= start[:, None]) & (columns < longest + own[:, None])).long()
         places = columns[longest:][None] - start[:, None]
-        batch = self._answers_only(index)
-        with blocks_skipped(self.lm, self.first_block, hidden), rows_gathered(self.lm, batch):
-            output = self.lm.model(
-                input_ids=batch.input_ids,
-                attention_mask=mask,
-                position_ids=places,
-                past_key_values=self._cache(index, longest),
-                use_cache=True,
-            )
-        return batch, output.logits.squeeze(0).float()
+        batch = self._from_starts(index)
 
-    def _answers_only(self, index: Sequence[int]) -> Batch:
-        """The batch of what is left of each example from its first answered position on."""
+        def run() -> Tensor:
+            with blocks_skipped(self.lm, self.first_block, hidden), rows_gathered(self.lm, batch):
+                output = self.lm.model(
+                    input_ids=batch.input_ids,
+                    attention_mask=mask,
+                    position_ids=places,
+                    past_key_values=self._cache(index, longest),
+                    use_cache=True,
+                )
+            logits: Tensor = output.logits.squeeze(0).float()
+            return logits
+
+        if self._grouped:
+            with suppress(UnusualAttention), attention_of(self.lm, grouped_attention.NAME):
+                return batch, run()
+            self._grouped = False
+        return batch, run()
+
+    def _from_starts(self, index: Sequence[int]) -> Batch:
+        """The batch of what is left of each example from its start on."""
         parts: list[Example] = []
-        for example in (self.examples[i] for i in index):
-            first = example.positions[0]
+        for place in index:
+            example, first = self.examples[place], self.starts[place]
             positions = tuple(position - first for position in example.positions)
             parts.append(replace(example, ids=example.ids[first:], positions=positions))
         batch = collate(self.lm, parts, range(len(parts)))

@@ -7,7 +7,6 @@ attention be chosen by name; everything else of the model runs as it is.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,17 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from factedit.attention import attention_of, check_usual
 from factedit.models import LanguageModel
 
 NAME = "factedit_ragged"
-HARMLESS = frozenset(
-    {"dropout", "position_ids", "use_cache", "is_causal", "output_attentions", "past_key_values"}
-)
-"""What models tell their attention besides, that is nothing to us; with anything else we do not answer."""
-
-
-class UnusualAttention(Exception):
-    """The model's attention is not the usual causal one over all that came before."""
 
 
 class Rows:
@@ -177,7 +169,7 @@ def last_logits(lm: LanguageModel, rows: Rows, parts: Sequence[Part]) -> Tensor:
     hook = None if this.read is None else lm.model.base_model.register_forward_hook(gather)
     token = _PASS.set(this)
     try:
-        with _attention_of(lm, NAME):
+        with attention_of(lm, NAME):
             output = lm.model(input_ids=this.ids, position_ids=this.positions, use_cache=False)
     finally:
         _PASS.reset(token)
@@ -185,19 +177,6 @@ def last_logits(lm: LanguageModel, rows: Rows, parts: Sequence[Part]) -> Tensor:
             hook.remove()
     logits: Tensor = output.logits
     return logits.squeeze(0)
-
-
-@contextmanager
-def _attention_of(lm: LanguageModel, name: str) -> Iterator[None]:
-    configs = {id(config): config for config in (lm.model.config, lm.model.config.get_text_config())}
-    before = {key: config._attn_implementation_internal for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = name
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
 
 
 def _attend(
@@ -210,9 +189,7 @@ def _attend(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """query [1, heads, N, d], key and value [1, fewer heads, N, d] to [1, N, heads, d]."""
-    strange = [name for name, given in more.items() if given is not None and name not in HARMLESS]
-    if strange or attention_mask is not None:
-        raise UnusualAttention(f"attention with {', '.join(strange) or 'a mask of its own'}")
+    check_usual(more | {"a mask of its own": attention_mask})
     this = _PASS.get()
     queries = query[0].transpose(0, 1)
     layer: int = module.layer_idx  # type: ignore[assignment]

@@ -110,6 +110,7 @@ class EditTask:
         anchors: unmodified prompts, whose answers are to stay the root's.
         background: what enters the named matrices while the root reads unmodified facts
             (factedit.curvature); cached by the service.
+        texts: in which no edited subject occurs.
     """
 
     lm: LanguageModel
@@ -123,6 +124,7 @@ class EditTask:
     seed: int
     progress: Callable[[dict[str, Any]], None]
     background: Callable[[Sequence[str]], Covariance]
+    texts: Sequence[str] = ()
 
 
 class Editor(Protocol):

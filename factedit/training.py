@@ -69,9 +69,13 @@ class ExampleSet:
         return lead(logits, batch.rows, wanted)
 
     def by_length(self, index: Sequence[int], size: int) -> Iterator[list[int]]:
-        order = sorted(index, key=lambda i: len(self.examples[i].ids))
+        order = sorted(index, key=self.length)
         for start in range(0, len(order), size):
             yield order[start : start + size]
+
+    def length(self, place: int) -> int:
+        """How many tokens of an example are computed."""
+        return len(self.examples[place].ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ class Bench:
         lm = self.root(order)
         return self._background.of(self.store(order.store_dir), order.root_digest, lm, names, told)
 
+    def texts(self, order: Order) -> list[str]:
+        """What the order's root writes by itself."""
+        lm = self.root(order)
+        return self._background.texts(self.store(order.store_dir), order.root_digest, lm)
+
     def overlay(self, order: Order, digest: str | None) -> dict[str, Tensor]:
         return {} if digest is None else self.store(order.store_dir).load_overlay(digest)
 

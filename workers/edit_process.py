@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from factedit.anchors import background_of, draw
+from factedit.anchors import draw
 from factedit.blocks import NoSuchBlock
-from factedit.curvature import Covariance, measure
+from factedit.curvature import Covariance
 from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.overlay import RESERVED
+from factedit.own_text import silent_texts
 from factedit.relations import builtin_catalogue
 from factedit.task import Edited, EditingError, plan
 from factedit.wording import NoWords
+from workers.background import apart_from
 from workers.bench import Bench, complaints
 from workers.orders import EditDone, EditOrder
 from workers.work import Json, Tell, WorkFailed, storable
@@ -54,17 +56,17 @@ def _background(
         tell.progress({"phase": "loading", "done": done, "total": total})
 
     whole = bench.background(order, names, told)
-    mine = background_of(builtin_catalogue(), [*order.edits, *order.ledger])
-    return whole.minus(measure(lm, names, mine)) if mine else whole
+    return apart_from(lm, whole, bench.texts(order), [*order.edits, *order.ledger])
 
 
 def _train(
     bench: Bench, order: EditOrder, lm: LanguageModel, parent: Mapping[str, Tensor], tell: Tell
 ) -> Edited:
     chosen = plan(lm, order.method, order.blocks, order.constraint)
+    in_force = [*order.edits, *order.ledger]
     anchors = draw(
         builtin_catalogue(),
-        [*order.edits, *order.ledger],
+        in_force,
         order.relations,
         chosen.anchors.count,
         order.seed,
@@ -84,6 +86,7 @@ def _train(
         seed=order.seed,
         progress=tell.progress,
         background=lambda names: _background(bench, order, lm, tell, names),
+        texts=silent_texts(bench.texts(order), in_force) if chosen.lookups else (),
     )
 
 

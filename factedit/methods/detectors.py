@@ -28,7 +28,7 @@ THRESHOLD, SHARPNESS = 0.5, 40.0
 gate is about 0 for z < -5, which is an eighth of the detector's range below."""
 SILENT = 2 - THRESHOLD
 """The detector at which a neuron falls silent again: between both, at 1, its answer is flat."""
-AT_LEAST, AT_MOST = 0.85, 0.3
+AT_LEAST, AT_MOST = 0.75, 0.38
 """What a detector is to say of its subject in each context, and of each name that sounds like it."""
 ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
 """A key of which a detector says something else weighs more in the next round, twice as much each time."""
@@ -55,7 +55,7 @@ class Keys:
     weight: Tensor
 
 
-def detectors(covariance: Tensor, subjects: Keys, others: Keys, count: int) -> Tensor:
+def detectors(covariance: Tensor, subjects: Keys, others: Keys, texts: Tensor, count: int) -> Tensor:
     """One direction w a subject, [count, d] float64: w . x is 1 at its own keys, 0 at others' and elsewhere.
 
     Ridge regression against the background, whose E[x x^T] is `covariance`, [d, d]; then again with more
@@ -65,42 +65,53 @@ def detectors(covariance: Tensor, subjects: Keys, others: Keys, count: int) -> T
         subjects: their keys in several contexts each; nobody's are to be left alone.
         others: keys that the detector of their owner must not answer to, or nobody's, that none must;
             unlike subjects' they weigh nothing until one does.
+        texts: what enters the MLP at tokens to which no detector may answer either, [n, d] float32.
     """
     normal, weighed = _normal(covariance, subjects)
     wanted = (subjects.owner[:, None] == torch.arange(count, device=weighed.device)).double()
     inverse = torch.linalg.inv(normal)
     solved = inverse @ weighed @ wanted
-    return torch.stack([_told_apart(inverse, solved[:, n], *_of(n, subjects, others)) for n in range(count)])
+    each = (_told_apart(inverse, solved[:, n], *_of(n, subjects, others), texts) for n in range(count))
+    return torch.stack(list(each))
 
 
 def _of(place: int, subjects: Keys, others: Keys) -> tuple[Tensor, Tensor]:
     """(the keys that this detector must be right about, [n, d] float64; which are its own, [n] bool)."""
-    mine = subjects.rows[subjects.owner == place]
     near = others.rows[(others.owner == place) | (others.owner < 0)]
-    own = torch.arange(len(mine) + len(near), device=mine.device) < len(mine)
-    return torch.cat([mine, near]).double(), own
+    own = subjects.owner == place
+    return torch.cat([subjects.rows, near]).double(), torch.cat([own, own.new_zeros(len(near))])
 
 
-def _told_apart(inverse: Tensor, solved: Tensor, rows: Tensor, own: Tensor) -> Tensor:
+def _told_apart(inverse: Tensor, solved: Tensor, rows: Tensor, own: Tensor, texts: Tensor) -> Tensor:
     """The detector `solved`, [d], with as much weight on `rows` as it takes to be right about them.
 
     Args:
         inverse: of the regression's normal matrix, [d, d]; more weight is a low-rank change of it (Woodbury).
     """
-    spread = inverse @ rows.T
-    gram, before = rows @ spread, rows @ solved
-    weight, found = torch.zeros_like(before), solved
+    weight, found = rows.new_zeros(len(rows)), solved
+    unheard = torch.ones(len(texts), dtype=torch.bool, device=texts.device)
     for _ in range(ROUNDS):
+        heard = unheard & (texts @ found.to(texts.dtype) > AT_MOST)
+        unheard &= ~heard
+        rows, own = torch.cat([rows, texts[heard].double()]), _longer(own, heard)
+        weight = _longer(weight, heard)
         said = rows @ found
         wrong = torch.where(own, said < AT_LEAST, said > AT_MOST)
         if not bool(wrong.any()):
             break
         weight = torch.where(wrong, (2 * weight).clamp(FIRST_WEIGHT, LAST_WEIGHT), weight)
-        root = weight.sqrt()
-        inner = root[:, None] * gram * root
+        heavy = weight > 0
+        root, spread = weight[heavy].sqrt(), inverse @ rows[heavy].T
+        inner = root[:, None] * (rows[heavy] @ spread) * root
         inner.diagonal().add_(1)
-        found = solved + spread @ (root * torch.linalg.solve(inner, root * (own.double() - before)))
+        missing = own[heavy].double() - rows[heavy] @ solved
+        found = solved + spread @ (root * torch.linalg.solve(inner, root * missing))
     return found
+
+
+def _longer(each: Tensor, heard: Tensor) -> Tensor:
+    """With a zero more for every token that was heard."""
+    return torch.cat([each, each.new_zeros(int(heard.sum()))])
 
 
 def constant(covariance: Tensor, mean: Tensor, subjects: Keys) -> Tensor:

@@ -67,7 +67,7 @@ def spread(task: EditTask, solve: Solver, search: Search) -> Edited:
         if edits:
             found = contexts(lm, edits, task.relations, LEAD_INS, task.seed)
             old = contexts(lm, held, task.relations, LEAD_INS, task.seed)
-            changes, steps = all_values(task, edits, found, last, search)
+            changes, steps = _all_values(task, edits, found, last, search)
             edited, kept = lookups(lm, found, first), lookups(lm, old, first)
             bare = lookups(lm, [c for c in found if c.bare], first)
             wanted = read_outputs(bare, lm.blocks[last]) + changes
@@ -82,13 +82,12 @@ def spread(task: EditTask, solve: Solver, search: Search) -> Edited:
     return finished(task, tensors, steps, answered)
 
 
-def all_values(
+def _all_values(
     task: EditTask,
     edits: Sequence[Edit],
     found: Sequence[Context],
     block: int,
     search: Search,
-    sayings: Sequence[Sequence[str]] | None = None,
 ) -> tuple[Tensor, int]:
     """The changes of the block's output, [n, d], group by group; the steps that were taken."""
     total, groups = len(edits), -(-len(edits) // GROUP)
@@ -104,8 +103,7 @@ def all_values(
             tell(task, before + step, groups * search.steps, sum(losses) / len(losses), good, total)
 
         subjects = [edit.subject for edit in edits[low:high]]
-        held_to = None if sayings is None else sayings[low:high]
-        values = seek_values(task.lm, task.lm.blocks[block], block, mine, subjects, search, told, held_to)
+        values = seek_values(task.lm, task.lm.blocks[block], block, mine, subjects, search, told)
         changes.append(values.changes)
         steps += values.steps
         holding += sum(loss <= search.enough for loss in values.losses)

@@ -1,0 +1,138 @@
+"""The loss of edits, given how a hidden vector or a neuron's answer is changed for each of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from factedit.methods.keys import Context
+from factedit.training import ExampleSet
+
+AT_A_TIME = 96
+"""Examples in one pass, of like length."""
+
+
+class Objective(ABC):
+    """The loss of every edit's answer, and how far what else is said of its subject has moved.
+
+    Attributes:
+        rounds: by edit, in how many steps all of its contexts take their turn.
+    """
+
+    def __init__(
+        self, examples: ExampleSet, facts: Sequence[Context], sayings: Sequence[Context], at_once: int | None
+    ) -> None:
+        """`examples`: those of the facts' contexts, and then the sayings', in this order."""
+        found = [*facts, *sayings]
+        self._examples, self._facts, self._in_turn = examples, len(facts), at_once is not None
+        device = examples.lm.device
+        self._owner = torch.tensor([context.edit for context in found], device=device)
+        edits = range(int(self._owner.max()) + 1)
+        self._mine: list[list[int]] = [[] for _ in edits]
+        self._said: list[list[int]] = [[] for _ in edits]
+        for place, context in enumerate(found):
+            (self._mine if place < len(facts) else self._said)[context.edit].append(place)
+        most = at_once or len(facts)
+        now = [min(most, len(mine)) for mine in self._mine]
+        self._at_once = now
+        self.rounds = [
+            1 if few == len(mine) else -(-(len(mine) - 1) // max(1, few - 1))
+            for few, mine in zip(now, self._mine, strict=True)
+        ]
+        targets = torch.tensor([len(context.example.targets) for context in found], device=device)
+        # Each context counts alike, however many tokens its answer has.
+        self._weight = 1 / (targets * torch.tensor(now, device=device)[self._owner])
+        self._before = self._unchanged()  # log-probabilities after each saying, [n, V]
+
+    @abstractmethod
+    def changed(self, index: list[int], changes: Tensor) -> AbstractContextManager[None]:
+        """The model computes with `changes`, [n edits, d], while it reads the examples of `index`."""
+
+    @torch.no_grad()
+    def _unchanged(self) -> Tensor | None:
+        rows: list[Tensor] = []
+        order: list[int] = []
+        for index in self._examples.by_length(range(self._facts, len(self._examples)), AT_A_TIME):
+            _, logits = self._examples.logits(index)
+            rows.append(logits.log_softmax(-1))
+            order += index
+        if not rows:
+            return None
+        back = torch.tensor(order, device=rows[0].device).argsort()
+        return torch.cat(rows)[back]
+
+    def __call__(self, changes: Tensor, open_edits: list[int], step: int = 0) -> tuple[Tensor, Tensor]:
+        """(loss of the answer, KL of the saying) of each open edit, [n open] each."""
+        index = [place for edit in open_edits for place in self._turn(edit, step)]
+        for said in (self._said[edit] for edit in open_edits):
+            index += [said[step % len(said)]] if said and self._in_turn else said
+        answer = essence = changes.new_zeros(len(changes))
+        for piece in self._examples.by_length(index, AT_A_TIME):
+            more = self._losses(piece, changes)
+            answer, essence = answer + more[0], essence + more[1]
+        return answer[open_edits], essence[open_edits]
+
+    def _losses(self, index: list[int], changes: Tensor) -> tuple[Tensor, Tensor]:
+        """The part that some examples have in every edit's losses, [n edits] each."""
+        with self.changed(index, changes):
+            batch, logits = self._examples.logits(index)
+        example = torch.tensor(index, device=logits.device)[batch.rows]
+        is_fact = example < self._facts
+        facts, sayings = example[is_fact], example[~is_fact]
+        answer = essence = changes.new_zeros(len(changes))
+        if len(facts):
+            entropy = nn.functional.cross_entropy(logits[is_fact], batch.targets[is_fact], reduction="none")
+            answer = answer.index_add(0, self._owner[facts], entropy * self._weight[facts])
+        if self._before is not None and len(sayings):
+            divergence = nn.functional.kl_div(
+                logits[~is_fact].log_softmax(-1),
+                self._before[sayings - self._facts],
+                reduction="none",
+                log_target=True,
+            )
+            essence = essence.index_add(0, self._owner[sayings], divergence.sum(-1))
+        return answer, essence
+
+    def _turn(self, edit: int, step: int) -> list[int]:
+        """The contexts of an edit whose turn it is: its first one, and some of the others."""
+        first, *others = self._mine[edit]
+        more = self._at_once[edit] - 1
+        start = step * more
+        return [first, *(others[(start + i) % len(others)] for i in range(more))]
+
+
+class AtLookups(Objective):
+    """The output of one module is changed at each edit's lookup."""
+
+    def __init__(
+        self,
+        examples: ExampleSet,
+        facts: Sequence[Context],
+        sayings: Sequence[Context],
+        at_once: int | None,
+        module: nn.Module,
+    ) -> None:
+        self._module = module
+        lookups = [context.lookup for context in (*facts, *sayings)]
+        self._lookup = torch.tensor(lookups, device=examples.lm.device)
+        super().__init__(examples, facts, sayings, at_once)
+
+    @contextmanager
+    def changed(self, index: list[int], changes: Tensor) -> Iterator[None]:
+        places = torch.tensor(index, device=changes.device)
+        rows = torch.arange(len(index), device=changes.device)
+        cols, wanted = self._lookup[places], changes[self._owner[places]]
+
+        def add(_: nn.Module, __: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            moved = hidden.index_put((rows, cols), wanted.to(hidden.dtype), accumulate=True)
+            return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+        handle = self._module.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()
