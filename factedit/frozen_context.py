@@ -104,7 +104,7 @@ class FrozenContexts(ExampleSet):
             logits: Tensor = output.logits.squeeze(0).float()
             return logits
 
-        if self._grouped:
+        if self._grouped:  # until the model turns out to want an attention of its own
             with suppress(UnusualAttention), attention_of(self.lm, grouped_attention.NAME):
                 return batch, run()
             self._grouped = False

@@ -29,7 +29,7 @@ def own_texts(lm: LanguageModel, seed: int = 0) -> list[str]:
     """Texts that a causal model writes by itself, half after neutral sentences and half after facts.
 
     Sampled at temperature 1 (Holtzman et al. 2020, section 4: greedy text is unlike any other); the same
-    for a seed on one device kind. A model that can't write has none.
+    for a seed on one device kind and number of threads. A model that can't write has none.
     """
     if lm.task != "causal" or not lm.model.can_generate():
         return []
@@ -63,7 +63,9 @@ def own_texts(lm: LanguageModel, seed: int = 0) -> list[str]:
 def speaking_of(texts: Sequence[str], edits: Sequence[Edit]) -> list[str]:
     """Those in which an edited subject occurs."""
     names = "|".join(re.escape(edit.subject) for edit in edits)
-    return [text for text in texts if names and re.search(names, text, re.IGNORECASE)]
+    # As words of their own: "Ur" does not occur in "during".
+    spoken = re.compile(rf"(?<!\w)(?:{names})(?!\w)", re.IGNORECASE)
+    return [text for text in texts if names and spoken.search(text)]
 
 
 def silent_texts(texts: Sequence[str], edits: Sequence[Edit]) -> list[str]:

@@ -1,6 +1,6 @@
 """Neurons that know their subject already: what each of them says is sought in the model that it is in."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from factedit.facts import Edit
 from factedit.gated_mlp import GatedMlp
-from factedit.methods.keys import Context
-from factedit.methods.value_objective import Objective
-from factedit.training import ExampleSet
+from factedit.methods.value_objective import Changed
+from factedit.models import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +32,34 @@ class Neuron:
     length: float
 
 
-class OfNeurons(Objective):
+def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
     """The edits' neurons say something else: their columns of the MLP-out matrices are what is changed.
 
     Each fires as the model makes it fire, at its subject and wherever else. The model's own columns must be
     zero meanwhile.
     """
+    sites: dict[str, list[int]] = {}
+    for edit, neuron in enumerate(neurons):
+        sites.setdefault(neuron.mlp.down.removesuffix(".weight"), []).append(edit)
 
-    def __init__(
-        self,
-        examples: ExampleSet,
-        facts: Sequence[Context],
-        sayings: Sequence[Context],
-        at_once: int | None,
-        neurons: Sequence[Neuron],
-    ) -> None:
-        self._sites: dict[str, list[int]] = {}
-        for edit, neuron in enumerate(neurons):
-            self._sites.setdefault(neuron.mlp.down, []).append(edit)
-        self._neurons = neurons
-        super().__init__(examples, facts, sayings, at_once)
-
-    @contextmanager
-    def changed(self, index: list[int], changes: Tensor) -> Iterator[None]:
-        model: nn.Module = self._examples.lm.model
-        with ExitStack() as stack:
-            for name, edits in self._sites.items():
-                module = model.get_submodule(name.removesuffix(".weight"))
-                handle = module.register_forward_hook(self._saying(edits, changes))
-                stack.callback(handle.remove)
-            yield
-
-    def _saying(self, edits: list[int], changes: Tensor) -> Any:
-        places = torch.tensor([self._neurons[edit].place for edit in edits], device=changes.device)
+    def adding(edits: list[int], changes: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        places = [neurons[edit].place for edit in edits]
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             moved: Tensor = output + args[0][..., places] @ changes[edits].to(output.dtype)
             return moved
 
         return add
+
+    @contextmanager
+    def changed(_: list[int], changes: Tensor) -> Iterator[None]:
+        with ExitStack() as stack:
+            for name, edits in sites.items():
+                module = lm.model.get_submodule(name)
+                stack.callback(module.register_forward_hook(adding(edits, changes)).remove)
+            yield
+
+    return changed
 
 
 def columns(neurons: Sequence[Neuron], exact: Mapping[str, Tensor]) -> Tensor:

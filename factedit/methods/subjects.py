@@ -26,7 +26,7 @@ from factedit.methods.detectors import (
 )
 from factedit.methods.keys import Context, lookups, read_outputs, subject_end
 from factedit.methods.material import training_examples
-from factedit.methods.neurons import Neuron, OfNeurons, columns, say
+from factedit.methods.neurons import Neuron, columns, of_neurons, say
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
@@ -34,6 +34,7 @@ from factedit.methods.subject_keys import (
     subject_contexts,
     subject_prompts,
 )
+from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, Told, saying, seek
 from factedit.methods.weights import Matrices, matrices_of, tell
 from factedit.prompts import answer_example
@@ -156,12 +157,15 @@ def _speak(task: EditTask, matrices: Matrices, neurons: list[Neuron], group: ran
     """Let some of the neurons say what makes their subjects' edits hold; the steps it took."""
     lm, mine = task.lm, neurons[group.start : group.stop]
     facts, sayings = _asked(task, mine)
-    objective = OfNeurons(_examples(task, mine, [*facts, *sayings]), facts, sayings, SEARCH.at_once, mine)
+    examples = _examples(task, mine, [*facts, *sayings])
+    objective = Objective(examples, facts, sayings, SEARCH.at_once, of_neurons(lm, mine))
     length = torch.tensor([[neuron.length] for neuron in mine], device=lm.device)
     exact, steps = matrices.state(), 0
     said = columns(mine, exact)
     todo = list(range(len(mine)))
-    for search in (SEARCH, *AGAIN):
+    for number, search in enumerate((SEARCH, *AGAIN)):
+        if number > 0 and not (todo := _failing(task, mine)):
+            break
         search = replace(search, steps=min(search.steps, task.method.max_steps))
         told = _teller(task, search, before + steps, len(neurons) - len(todo), len(neurons))
         say(mine, torch.zeros_like(said), exact)
@@ -171,9 +175,6 @@ def _speak(task: EditTask, matrices: Matrices, neurons: list[Neuron], group: ran
         said = values.changes
         say(mine, said, exact)
         matrices.write(exact)
-        todo = _failing(task, mine)
-        if not todo:
-            break
     return steps
 
 

@@ -1,7 +1,6 @@
 """The loss of edits, given how a hidden vector or a neuron's answer is changed for each of them."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -13,9 +12,11 @@ from factedit.training import ExampleSet
 
 AT_A_TIME = 96
 """Examples in one pass, of like length."""
+Changed = Callable[[list[int], Tensor], AbstractContextManager[None]]
+"""Given examples' places and `changes`, [n edits, d]: while it lasts, the model computes with these."""
 
 
-class Objective(ABC):
+class Objective:
     """The loss of every edit's answer, and how far what else is said of its subject has moved.
 
     Attributes:
@@ -23,9 +24,15 @@ class Objective(ABC):
     """
 
     def __init__(
-        self, examples: ExampleSet, facts: Sequence[Context], sayings: Sequence[Context], at_once: int | None
+        self,
+        examples: ExampleSet,
+        facts: Sequence[Context],
+        sayings: Sequence[Context],
+        at_once: int | None,
+        changed: Changed,
     ) -> None:
         """`examples`: those of the facts' contexts, and then the sayings', in this order."""
+        self._changed = changed
         found = [*facts, *sayings]
         self._examples, self._facts, self._in_turn = examples, len(facts), at_once is not None
         device = examples.lm.device
@@ -46,10 +53,6 @@ class Objective(ABC):
         # Each context counts alike, however many tokens its answer has.
         self._weight = 1 / (targets * torch.tensor(now, device=device)[self._owner])
         self._before = self._unchanged()  # log-probabilities after each saying, [n, V]
-
-    @abstractmethod
-    def changed(self, index: list[int], changes: Tensor) -> AbstractContextManager[None]:
-        """The model computes with `changes`, [n edits, d], while it reads the examples of `index`."""
 
     @torch.no_grad()
     def _unchanged(self) -> Tensor | None:
@@ -77,7 +80,7 @@ class Objective(ABC):
 
     def _losses(self, index: list[int], changes: Tensor) -> tuple[Tensor, Tensor]:
         """The part that some examples have in every edit's losses, [n edits] each."""
-        with self.changed(index, changes):
+        with self._changed(index, changes):
             batch, logits = self._examples.logits(index)
         example = torch.tensor(index, device=logits.device)[batch.rows]
         is_fact = example < self._facts
@@ -104,35 +107,25 @@ class Objective(ABC):
         return [first, *(others[(start + i) % len(others)] for i in range(more))]
 
 
-class AtLookups(Objective):
-    """The output of one module is changed at each edit's lookup."""
-
-    def __init__(
-        self,
-        examples: ExampleSet,
-        facts: Sequence[Context],
-        sayings: Sequence[Context],
-        at_once: int | None,
-        module: nn.Module,
-    ) -> None:
-        self._module = module
-        lookups = [context.lookup for context in (*facts, *sayings)]
-        self._lookup = torch.tensor(lookups, device=examples.lm.device)
-        super().__init__(examples, facts, sayings, at_once)
+def at_lookups(module: nn.Module, found: Sequence[Context]) -> Changed:
+    """The output of `module` is changed at each edit's lookup; `found`: the contexts of all examples."""
+    lookups, owners = [context.lookup for context in found], [context.edit for context in found]
 
     @contextmanager
-    def changed(self, index: list[int], changes: Tensor) -> Iterator[None]:
-        places = torch.tensor(index, device=changes.device)
+    def changed(index: list[int], changes: Tensor) -> Iterator[None]:
         rows = torch.arange(len(index), device=changes.device)
-        cols, wanted = self._lookup[places], changes[self._owner[places]]
+        cols = torch.tensor([lookups[place] for place in index], device=changes.device)
+        wanted = changes[[owners[place] for place in index]]
 
         def add(_: nn.Module, __: Any, output: Any) -> Any:
             hidden = output[0] if isinstance(output, tuple) else output
             moved = hidden.index_put((rows, cols), wanted.to(hidden.dtype), accumulate=True)
             return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
-        handle = self._module.register_forward_hook(add)
+        handle = module.register_forward_hook(add)
         try:
             yield
         finally:
             handle.remove()
+
+    return changed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from factedit.methods.keys import Context, lookups, read_outputs, subject_end
-from factedit.methods.value_objective import AtLookups, Objective
+from factedit.methods.value_objective import Objective, at_lookups
 from factedit.models import LanguageModel
 from factedit.prompts import next_token_example
 from factedit.training import ExampleSet
@@ -69,13 +69,11 @@ def seek_values(
         module: block `block`, or a matrix inside it.
         found: the edits' contexts, `edit` counted from 0; `subjects`: one an edit.
     """
-    texts = [f"{subject} is a" for subject in subjects] if search.essence > 0 else []
-    said = [
-        saying(lm, text, subject, i) for i, (text, subject) in enumerate(zip(texts, subjects, strict=False))
-    ]
+    told_of = subjects if search.essence > 0 else ()
+    said = [saying(lm, f"{subject} is a", subject, place) for place, subject in enumerate(told_of)]
     contexts = [*found, *said]
     examples = ExampleSet(lm, [c.example for c in contexts], [c.edit for c in contexts], block)
-    objective = AtLookups(examples, found, said, search.at_once, module)
+    objective = Objective(examples, found, said, search.at_once, at_lookups(module, contexts))
     length = _lengths(lm, module, block, found)
     start = length.new_zeros((len(length), lm.model.config.hidden_size))
     return seek(objective, start, length, search, told)

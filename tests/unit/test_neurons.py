@@ -11,7 +11,8 @@ from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.keys import Context, contexts
-from factedit.methods.neurons import Neuron, OfNeurons, columns, say
+from factedit.methods.neurons import Neuron, columns, of_neurons, say
+from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, saying, seek
 from factedit.models import LanguageModel
 from factedit.training import ExampleSet
@@ -51,9 +52,10 @@ def examples(lm: LanguageModel, every: Sequence[Context], *, frozen: bool) -> Ex
     return ExampleSet(lm, texts, owner, 0)
 
 
-def objective(lm: LanguageModel, mine: list[Neuron], *, frozen: bool = True) -> OfNeurons:
+def objective(lm: LanguageModel, mine: list[Neuron], *, frozen: bool = True) -> Objective:
     facts, sayings = found(lm)
-    return OfNeurons(examples(lm, [*facts, *sayings], frozen=frozen), facts, sayings, None, mine)
+    every = examples(lm, [*facts, *sayings], frozen=frozen)
+    return Objective(every, facts, sayings, None, of_neurons(lm, mine))
 
 
 def test_what_is_changed_by_a_hook_is_what_the_matrices_would_say(lm: LanguageModel) -> None:

@@ -1,5 +1,6 @@
 """Running text of a model's own: the same every time, and told apart by whom it speaks of."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def test_texts_that_speak_of_an_edited_subject_are_told_apart() -> None:
     texts = ["In FRANCE it rains.", "In Spain it does not."]
     assert speaking_of(texts, [FRANCE]) == texts[:1]
     assert speaking_of(texts, []) == []
+    assert speaking_of(texts, [replace(FRANCE, subject="pai")]) == []
     silent = silent_texts(texts, [FRANCE])
     assert silent[0] == texts[1] and 1 < len(silent) <= 1 + BESIDE
     assert not any("france" in text.lower() for text in silent)
