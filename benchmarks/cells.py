@@ -9,16 +9,23 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+PUBLISHED = Path(__file__).parent / "found"
+"""Finished cells that are kept in the repository, a folder a model, so that tables grow from run to run."""
 LIBRARY = Path(__file__).parents[1] / "factedit"
 
 Json = dict[str, Any]
 
 
 class Cells:
-    """Finished cells in one folder. A cell is known by its `kind` and by all that it was asked to be."""
+    """Finished cells in one folder. A cell is known by its `kind` and by all that it was asked to be.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        published: a folder with cells of earlier runs, in the repository. They are reported and never taken
+            for finished: whoever runs a benchmark measures it.
+    """
+
+    def __init__(self, folder: Path, published: Path | None = None) -> None:
+        self.folder, self._published = folder, published
 
     def get(self, kind: str, identity: Mapping[str, Any]) -> Json | None:
         """What was found, if the cell is finished."""
@@ -52,10 +59,27 @@ class Cells:
         return found
 
     def all(self, kind: str) -> list[Json]:
-        """Every finished cell of a kind, whole, the oldest first."""
-        paths = sorted((self.folder / kind).glob("*.json"))
-        cells: list[Json] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        return sorted(cells, key=lambda cell: float(cell["finished_at"]))
+        """Every finished cell of a kind, whole, the oldest first; of one that was run twice, the last."""
+        texts = [path.read_text(encoding="utf-8") for path in sorted((self.folder / kind).glob("*.json"))]
+        if (before := self._published_path(kind)) is not None and before.exists():
+            texts += before.read_text(encoding="utf-8").splitlines()
+        cells: list[Json] = sorted(map(json.loads, texts), key=lambda cell: float(cell["finished_at"]))
+        return list({digest_of(cell["cell"]): cell for cell in cells}.values())
+
+    def publish(self, kind: str) -> None:
+        """Write all finished cells into the published folder, a line each, without their samples."""
+        path = self._published_path(kind)
+        if path is None:
+            raise ValueError("These cells have no published folder.")
+        lines = [
+            json.dumps({**cell, "found": {k: v for k, v in cell["found"].items() if k != "samples"}})
+            for cell in self.all(kind)
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def _published_path(self, kind: str) -> Path | None:
+        return None if self._published is None else self._published / f"{kind}.jsonl"
 
     def _path(self, kind: str, identity: Mapping[str, Any]) -> Path:
         return self.folder / kind / f"{digest_of(identity)}.json"

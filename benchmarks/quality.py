@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import plots, quality_report, wording_overlap
-from benchmarks.cells import RESULTS, Cells, Json, write_section
+from benchmarks.cells import PUBLISHED, RESULTS, Cells, Json, write_section
 from benchmarks.data import DATA, DATA_NAMES, DataName
 from benchmarks.engine import BENCH, Engine, asked_of, default_model, home
 from benchmarks.measures import Amounts
-from benchmarks.quality_cells import ROOT, Cell, Runner
+from benchmarks.quality_cells import BATCH, ROOT, SEQUENCE, Cell, Runner
 from factedit.methods import EDITORS
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -181,10 +181,13 @@ def report(
     context: typer.Context,
     results: Annotated[Path, typer.Option(help="The file to write into.")] = RESULTS,
 ) -> None:
-    """Write all finished cells of the model between the markers of RESULTS.md, and draw the plots."""
+    """Write all finished cells, those of earlier runs too, into RESULTS.md, and draw the plots."""
     setup: Setup = context.obj
-    cells = Cells(home(setup.model or default_model(setup.bench), setup.bench) / "cells")
+    folder = home(setup.model or default_model(setup.bench), setup.bench)
+    cells = Cells(folder / "cells", results.parent / PUBLISHED.name / folder.name)
     write_section("quality", quality_report.report(cells, results.parent / plots.PLOTS.name), results)
+    for kind in (BATCH, SEQUENCE):
+        cells.publish(kind)
     console.print(f"{results} is written.")
 
 

@@ -19,7 +19,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.cells import RESULTS, Cells, Json, code_digest, number, percent, share, table, write_section
+from benchmarks.cells import (
+    PUBLISHED,
+    RESULTS,
+    Cells,
+    Json,
+    code_digest,
+    number,
+    percent,
+    share,
+    table,
+    write_section,
+)
 from benchmarks.data import DATA
 from benchmarks.engine import BENCH, Choices, Engine, asked_of, default_model, home
 from factedit.facts import Edit, Probe
@@ -248,8 +259,10 @@ def report(
     results: Annotated[Path, typer.Option(help="The file to write into.")] = RESULTS,
 ) -> None:
     """Write all finished cells of the model between the markers of RESULTS.md."""
-    cells = Cells(home(model_folder or default_model(bench_folder), bench_folder) / "cells")
+    folder = home(model_folder or default_model(bench_folder), bench_folder)
+    cells = Cells(folder / "cells", results.parent / PUBLISHED.name / folder.name)
     write_section("trex", as_markdown(cells), results)
+    cells.publish(KIND)
     console.print(f"{results} is written.")
 
 

@@ -157,6 +157,24 @@ def test_a_cell_that_fails_is_not_finished(tmp_path: Path) -> None:
     assert cells.all(BATCH) == []
 
 
+def test_published_cells_are_reported_from_any_machine_and_never_taken_for_finished(tmp_path: Path) -> None:
+    published = tmp_path / "found"
+    here = Cells(tmp_path / "here", published)
+    here.put(BATCH, {"size": 1}, {"run": 1, "samples": ["long"]})
+    here.put(BATCH, {"size": 2}, {"run": 2})
+    here.publish(BATCH)
+    there = Cells(tmp_path / "there", published)
+    assert there.get(BATCH, {"size": 1}) is None
+    there.put(BATCH, {"size": 2}, {"run": 3})
+    there.publish(BATCH)
+    assert [cell["found"] for cell in Cells(tmp_path / "new", published).all(BATCH)] == [
+        {"run": 1},
+        {"run": 3},
+    ]
+    with pytest.raises(ValueError, match="no published folder"):
+        Cells(tmp_path / "here").publish(BATCH)
+
+
 # Reports
 
 
