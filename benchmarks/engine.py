@@ -172,7 +172,7 @@ class Engine:
             seed=choices.seed,
             progress=progress,
             background=background,
-            texts=silent_texts(self._texts(), in_force) if chosen.lookups else (),
+            texts=silent_texts(self._texts(), in_force) if chosen.looking_up else (),
         )
         seconds = time.perf_counter() - started - measuring[0]
         if root_digest(self.lm) != self._digest:

@@ -23,7 +23,7 @@ from benchmarks.cells import Json, table
 from benchmarks.engine import default_model
 from factedit import greedy
 from factedit.facts import Probe
-from factedit.models import LanguageModel, load_model
+from factedit.models import LanguageModel, iter_block_tensors, load_model
 from factedit.overlay import Overlay
 from factedit.prefix_states import PrefixStates, shared_block
 from factedit.prompts import prompt_ids
@@ -148,7 +148,8 @@ def noisy(lm: LanguageModel, blocks: Sequence[int] | None) -> Overlay:
             tensor.dtype
         )
 
-    return {name: moved(lm.tensors[name].data) for name in [*chosen.lookups, *chosen.names]}
+    lower = iter_block_tensors(lm, chosen.looking_up, "mlp")
+    return {name: moved(lm.tensors[name].data) for name in [*lower, *chosen.names]}
 
 
 def report(found: Json) -> str:

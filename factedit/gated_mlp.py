@@ -1,4 +1,4 @@
-"""A block's gated MLP, where it has one: its neurons can be told apart and replaced one by one."""
+"""A block's gated MLP, where it has one: its neurons can be told apart, and others put beside them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +20,11 @@ class GatedMlp:
     @property
     def names(self) -> list[str]:
         return [self.gate, self.up, self.down]
+
+    @property
+    def module(self) -> str:
+        """The name of the module that holds the matrices."""
+        return self.gate.removesuffix(".gate_proj.weight")
 
 
 def gated_mlp(lm: LanguageModel, block: int) -> GatedMlp | None:

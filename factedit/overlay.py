@@ -1,7 +1,7 @@
 """A version's tensors laid over the root's, without copying either.
 
-What an overlay holds beside weights, under reserved names, is at work for as long: a memory
-(factedit.memory) and notes (factedit.context).
+What an overlay holds beside weights, under reserved names, is at work for as long: neurons that are added
+(factedit.added_neurons), a memory (factedit.memory) and notes (factedit.context).
 """
 
 import hashlib
@@ -11,15 +11,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from factedit import memory
+from factedit import added_neurons, memory
+from factedit.added_neurons import Neurons, firing
 from factedit.context import NAME as NOTES
 from factedit.context import Notes, noted
 from factedit.memory import Memory, looked_up
 from factedit.models import LanguageModel
 
 Overlay = Mapping[str, Tensor]
-RESERVED = frozenset({*memory.NAMES, NOTES})
-"""Names in an overlay that are no weights of the model's."""
+RESERVED = frozenset({*added_neurons.NAMES, *memory.NAMES, NOTES})
+"""Names in an overlay that are no weights of the root's."""
 
 
 class OverlayMismatch(Exception):
@@ -28,7 +29,7 @@ class OverlayMismatch(Exception):
 
 @contextmanager
 def applied(lm: LanguageModel, overlay: Overlay) -> Iterator[None]:
-    """Answer with `overlay`'s tensors in place of the root's while the context lasts; its memory too.
+    """Answer with `overlay`'s tensors in place of the root's while the context lasts, and what it adds.
 
     Only pointers move: the root's storage is never written, and an exception restores it too.
 
@@ -40,7 +41,8 @@ def applied(lm: LanguageModel, overlay: Overlay) -> Iterator[None]:
     try:
         for name in roots:
             lm.tensors[name].data = overlay[name].to(lm.device)
-        with looked_up(lm, Memory.of(overlay)), noted(lm, Notes.of(overlay)):
+        neurons, remembered, notes = Neurons.of(overlay), Memory.of(overlay), Notes.of(overlay)
+        with firing(lm, neurons), looked_up(lm, remembered), noted(lm, notes):
             yield
     finally:
         for name, tensor in roots.items():
@@ -52,8 +54,9 @@ def check_fits(lm: LanguageModel, overlay: Overlay) -> None:
         Notes.of(overlay)
     except ValueError as error:
         raise OverlayMismatch(str(error)) from error
-    if (problem := memory.misfit(lm, overlay)) is not None:
-        raise OverlayMismatch(problem)
+    for problem in (added_neurons.misfit(lm, overlay), memory.misfit(lm, overlay)):
+        if problem is not None:
+            raise OverlayMismatch(problem)
     for name, tensor in overlay.items():
         if name in RESERVED:
             continue

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import Neurons
 from factedit.fixed_shape import fixed
 from factedit.forward import block_input
 from factedit.memory import Memory
@@ -96,9 +97,8 @@ def shared_block(lm: LanguageModel, *overlays: Overlay) -> int | None:
 
 def _first_changed(lm: LanguageModel, overlay: Overlay) -> int:
     changed = [lm.block_of(name) or 0 for name in overlay if name not in RESERVED]
-    memory = Memory.of(overlay)
-    looked_up = [] if memory is None else memory.blocks.tolist()
-    return min([*changed, *looked_up], default=lm.n_blocks)
+    beside = [found.blocks.tolist() for found in (Neurons.of(overlay), Memory.of(overlay)) if found]
+    return min([*changed, *(block for blocks in beside for block in blocks)], default=lm.n_blocks)
 
 
 @torch.inference_mode()

@@ -42,10 +42,10 @@ class Plan:
     """A method's choices for one model, with nothing left open.
 
     Attributes:
-        names: the tensors that may change, but for `lookups`.
+        names: the tensors that may change.
         radius: None without a constraint.
-        lookups: the gated MLPs' matrices of lower blocks in which facts are first written at their subject,
-            which no constraint bounds; `looking_up`: their blocks, ascending.
+        looking_up: the lower blocks, ascending, with gated MLPs to which neurons may be added, each of which
+            fires at an edit's subject (factedit.added_neurons); no constraint bounds them.
     """
 
     preset: Preset
@@ -55,7 +55,6 @@ class Plan:
     anchors: AnchorSpec
     norm: Norm
     radius: float | None
-    lookups: list[str] = field(default_factory=list)
     looking_up: list[int] = field(default_factory=list)
 
     @property
@@ -80,7 +79,6 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         lower = [block for block in found if gated_mlp(lm, block) is not None]
     upper = [block for block in chosen if block not in set(lower)]
     names = list(iter_block_tensors(lm, upper, parameters))
-    lookups = [name for block in lower for name in iter_block_tensors(lm, [block], "mlp")]
     if not names:
         raise EditingError(f"Blocks {chosen} have no {parameters} matrices to train.")
     if (problem := misfit(method, constraint)) is not None:
@@ -95,7 +93,6 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         anchors=anchors_of(method, norm),
         norm=norm,
         radius=radius,
-        lookups=lookups,
         looking_up=lower,
     )
 

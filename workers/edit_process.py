@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import Neurons
 from factedit.anchors import draw
 from factedit.blocks import NoSuchBlock
 from factedit.curvature import Covariance
 from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
-from factedit.overlay import RESERVED
+from factedit.overlay import RESERVED, Overlay
 from factedit.own_text import silent_texts
 from factedit.relations import builtin_catalogue
 from factedit.task import Edited, EditingError, plan
@@ -86,7 +87,7 @@ def _train(
         seed=order.seed,
         progress=tell.progress,
         background=lambda names: _background(bench, order, lm, tell, names),
-        texts=silent_texts(bench.texts(order), in_force) if chosen.lookups else (),
+        texts=silent_texts(bench.texts(order), in_force) if chosen.looking_up else (),
     )
 
 
@@ -94,17 +95,22 @@ def _changes(lm: LanguageModel, edited: Edited, parent: Mapping[str, Tensor]) ->
     """What of the parent's weights moved, and whether all of it lies in the chosen blocks."""
     moved = []
     for name in sorted(edited.tensors.keys() | parent.keys()):
-        # What is no weight (factedit.overlay.RESERVED) is nothing in the root, and in no block.
+        # What is no weight of the root's (factedit.overlay.RESERVED) is nothing in it.
         root = torch.empty(0) if name in RESERVED else lm.tensors[name].data.cpu()
         if not torch.equal(edited.tensors.get(name, root), parent.get(name, root)):
             moved.append(name)
-    chosen = set(edited.chosen["blocks"])
+    blocks = {lm.block_of(name) for name in moved if name not in RESERVED}
+    blocks |= _with_neurons(edited.tensors) - _with_neurons(parent)
     return {
         "changed_tensors": moved,
-        "unchosen_blocks_unchanged": all(
-            lm.block_of(name) in chosen for name in moved if name not in RESERVED
-        ),
+        "unchosen_blocks_unchanged": blocks <= set(edited.chosen["blocks"]),
     }
+
+
+def _with_neurons(overlay: Overlay) -> set[int | None]:
+    """The blocks that it adds neurons to."""
+    neurons = Neurons.of(overlay)
+    return set() if neurons is None else set(neurons.blocks.tolist())
 
 
 def _publish(bench: Bench, order: EditOrder, edited: Edited, integrity: Mapping[str, Any]) -> EditDone:

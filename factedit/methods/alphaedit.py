@@ -10,15 +10,15 @@ from factedit.methods.memit import SEARCH, spread
 from factedit.methods.weights import background_covariance, one_matrix_a_block
 from factedit.task import Edited, EditingError, EditTask
 
-THRESHOLD = 0.02
-"""Directions that carry less than this share of the background's mean eigenvalue are its null space."""
+SHARE = 0.05
+"""The least used directions that together carry this share of the background's energy are its null space."""
 RIDGE = 0.01
 
 
 def edit_by_alphaedit(task: EditTask) -> Edited:
     """As MEMIT, with each change projected onto the null space of the background's covariance."""
     covariance = background_covariance(task, one_matrix_a_block(task), damping=0.0)
-    bases = {name: null_space(c, THRESHOLD) for name, c in covariance.items()}
+    bases = {name: null_space(c, SHARE) for name, c in covariance.items()}
     full = [name for name, basis in bases.items() if basis.shape[1] == 0]
     if full:
         raise EditingError(f"The background uses every direction of {full[0]}; use memit.")

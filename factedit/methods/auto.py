@@ -1,9 +1,10 @@
 """Ours: a fact is written where its subject is looked up, and finished where the answer is formed.
 
-Stage one, in the lower blocks: each edited subject gets a neuron that makes the answer in many wordings
-(factedit.methods.subjects). What is said of a subject there is found again in words that were never trained
-on, and no other token is moved. Stage two, in the upper blocks: what does not hold yet is fine-tuned, beside
-anchors, by steps that avoid the directions which unmodified facts use (factedit.methods.fine_tuning).
+Stage one, in the lower blocks: a neuron is added for each edited subject, which makes the answer in many
+wordings (factedit.methods.subjects). What is said of a subject there is found again in words that were never
+trained on; a text at which no neuron fires is answered as before, to the last bit. Stage two, in the upper
+blocks: what does not hold yet, if anything, is fine-tuned, beside anchors, by steps that avoid the directions
+which unmodified facts use (factedit.methods.fine_tuning).
 """
 
 from collections.abc import Mapping
@@ -13,45 +14,32 @@ from typing import Any
 from torch import Tensor
 
 from factedit.anchors import enough, fewer
-from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.material import training_examples
-from factedit.methods.subjects import Written, write_at_subjects
+from factedit.methods.subjects import Written, with_neurons, write_at_subjects
 from factedit.overlay import applied
-from factedit.task import Edited, EditTask, change_metrics, overlay_of
+from factedit.task import Edited, EditTask, change_metrics
 from factedit.training import holding
 
 
 def edit_by_auto(task: EditTask) -> Edited:
-    """Both stages; fine-tuning alone where there are no look-ups (`Plan.lookups`).
+    """Both stages; the first alone where it is enough, the second alone where nothing may be added.
 
     The constraint bounds stage two. A caller's own constraint bounds everything, and so leaves stage one out
-    (factedit.task.plan): a neuron that fires at one subject alone is no small change of its few weights.
+    (factedit.task.plan): a neuron that fires at one subject alone is no small change of a few weights.
     Facts to be erased are fine-tuned only.
     """
-    lm, chosen = task.lm, task.plan
-    if not chosen.lookups:
+    if not task.plan.looking_up:
         return fine_tune(task)
-    task.background([*measured(lm, chosen.looking_up), *chosen.names])  # all of it is read at once
     ahead = task.method.max_steps
 
     def first(state: dict[str, Any]) -> None:
         task.progress({**state, "max_steps": state["max_steps"] + ahead})
 
     written = write_at_subjects(replace(task, progress=first))
-
-    def second(state: dict[str, Any]) -> None:
-        at, most = state["step"] + written.steps, state["max_steps"] + written.steps
-        task.progress({**state, "step": at, "max_steps": most})
-
-    parent, _ = overlay_of(lm, task.parent, written.tensors)
-    # The neurons answer to other words already: only what is asked in the edit's own is finished here.
-    answering = replace(
-        chosen, preset=replace(chosen.preset, other_words=False), blocks=chosen.answering, looking_up=[]
-    )
-    anchors = fewer(task.anchors, task.edits, enough(_left(task, parent)))
-    rest = replace(task, plan=answering, parent=parent, anchors=anchors, progress=second)
-    return _together(task, fine_tune(rest), written)
+    parent = with_neurons(task.parent, written.neurons)
+    left = _left(task, parent)
+    return _together(task, _fine_tuned(task, parent, left, written.steps) if left else None, written, parent)
 
 
 def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
@@ -64,17 +52,45 @@ def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     return len(failing | {place for place, item in enumerate(in_force) if item.erase})
 
 
-def _together(task: EditTask, answered: Edited, written: Written) -> Edited:
-    """The report on both stages: that on stage two, and the neurons."""
-    changed = {name: tensor for name, tensor in answered.tensors.items() if name in written.tensors}
-    lookups = change_metrics(task.lm, changed, None)
+def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before: int) -> Edited:
+    """What does not hold yet, in the upper blocks."""
+
+    def second(state: dict[str, Any]) -> None:
+        task.progress({**state, "step": state["step"] + before, "max_steps": state["max_steps"] + before})
+
+    # The neurons answer to other words already: only what is asked in the edit's own is finished here.
+    preset = replace(task.plan.preset, other_words=False)
+    answering = replace(task.plan, preset=preset, blocks=task.plan.answering, looking_up=[])
+    anchors = fewer(task.anchors, task.edits, enough(left))
+    return fine_tune(replace(task, plan=answering, parent=parent, anchors=anchors, progress=second))
+
+
+def _together(task: EditTask, answered: Edited | None, written: Written, parent: dict[str, Tensor]) -> Edited:
+    """The report on both stages."""
+    if answered is None:
+        edits = len(task.edits) + len(task.ledger)
+        answered = Edited(
+            tensors={name: tensor.cpu() for name, tensor in parent.items()},
+            metrics={
+                "steps": 0,
+                "edits_holding": edits,
+                "edits_total": edits,
+                **change_metrics(task.lm, {}, None),
+            },
+            chosen={
+                "method": task.method.name,
+                "rule": task.plan.preset.rule,
+                "parameters": task.plan.parameters,
+                "norm": task.plan.norm,
+                "radius": task.plan.radius,
+                "anchors": 0,
+                "examples": edits,
+            },
+        )
     metrics = {
         **answered.metrics,
-        "changed_tensors": sorted([*answered.metrics["changed_tensors"], *lookups["changed_tensors"]]),
         "steps": answered.metrics["steps"] + written.steps,
-        "neurons": written.neurons,
-        "neurons_max_abs_change": lookups["max_abs_change"],
-        "neurons_l2_norm": lookups["l2_norm"],
+        "neurons": written.added,
     }
     chosen = {**answered.chosen, "blocks": task.plan.blocks, "lookup_blocks": task.plan.looking_up}
     return replace(answered, metrics=metrics, chosen=chosen)

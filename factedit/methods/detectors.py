@@ -1,12 +1,11 @@
-"""Neurons that fire at one subject only, in closed form, and where a gated MLP has room for them.
+"""Neurons that fire at one subject only, in closed form.
 
-A neuron of a gated MLP adds act(g . x) (u . x) d to a token's hidden vector. With g a linear detector of the
-subject less a threshold, and u falling as the detector rises, it adds d at the subject's last token, however
-clearly that is recognised, and nothing anywhere else: unlike a change of the MLP-out matrix alone, which
-moves every token a little.
+A neuron adds relu(g . x) (u . x) d to a token's hidden vector (factedit.added_neurons). With g a linear
+detector of the subject less a threshold, and u falling as the detector rises, it adds d at the subject's last
+token, however clearly that is recognised, and nothing anywhere else.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3 (a neuron a mistake,
-trained there and added; solved here, and put in place of the least used ones, so that no shape changes).
+trained there; solved here).
 """
 
 from collections.abc import Sequence
@@ -15,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factedit.curvature import Covariance
-from factedit.gated_mlp import GatedMlp, gated_mlp
+from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
 
 WEIGHT = 30.0
@@ -24,21 +22,18 @@ WEIGHT = 30.0
 RIDGE = 1e-6
 """Added to the diagonal, as a share of its mean."""
 THRESHOLD, SHARPNESS = 0.5, 40.0
-"""A neuron fires where its detector, 1 at its subject and 0 elsewhere, exceeds the threshold: act(z) of a
-gate is about 0 for z < -5, which is an eighth of the detector's range below."""
+"""A neuron fires where its detector, 1 at its subject and 0 elsewhere, exceeds the threshold; how steeply."""
 SILENT = 2 - THRESHOLD
 """The detector at which a neuron falls silent again: between both, at 1, its answer is flat."""
 AT_LEAST, AT_MOST = 0.75, 0.38
 """What a detector is to say of its subject in each context, and of each name that sounds like it."""
 ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
 """A key of which a detector says something else weighs more in the next round, twice as much each time."""
-MOST = 0.25
-"""The share of a block's neurons that may be replaced."""
 
 
 def measured(lm: LanguageModel, blocks: Sequence[int]) -> list[str]:
     """The matrices of whose inputs the mean and the covariance are needed, where there are gated MLPs."""
-    return [n for b in blocks if (mlp := gated_mlp(lm, b)) is not None for n in (mlp.gate, mlp.down)]
+    return [mlp.gate for block in blocks if (mlp := gated_mlp(lm, block)) is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +131,3 @@ def _ridged(covariance: Tensor) -> Tensor:
     ridged = covariance.double().clone()
     ridged.diagonal().add_(RIDGE * ridged.diagonal().mean() + torch.finfo(torch.float64).tiny)
     return ridged
-
-
-def least_used(background: Covariance, mlp: GatedMlp, down: Tensor, taken: Tensor) -> list[int]:
-    """Neurons by how little they add to the background, least first; not those `taken`, [m] bool.
-
-    At most the share `MOST` of all, those taken included.
-    """
-    share = background.sums[mlp.down].diagonal() / background.tokens
-    adds = (share.clamp_min(0).sqrt() * down.float().norm(dim=0)).masked_fill(taken, float("inf"))
-    room = max(0, int(MOST * len(adds)) - int(taken.sum()))
-    return [int(neuron) for neuron in adds.argsort()[:room]]

@@ -40,16 +40,18 @@ def protected(covariance: Tensor, weight: float, keys: Tensor, kept: Tensor, res
     return change.T.float()
 
 
-def null_space(covariance: Tensor, threshold: float) -> Tensor:
-    """An orthonormal basis of what the background does not use, [d_in, r] float64 (AlphaEdit).
+def null_space(covariance: Tensor, share: float) -> Tensor:
+    """An orthonormal basis of what the background hardly uses, [d_in, r] float64 (AlphaEdit).
 
-    Source: Fang et al. 2025, "AlphaEdit: Null-Space Constrained Knowledge Editing", section 3.2.
+    Source: Fang et al. 2025, "AlphaEdit: Null-Space Constrained Knowledge Editing", section 3.2. Theirs are
+    the eigenvalues below a fixed one; a share means the same whatever the model's scale.
 
     Args:
-        threshold: eigenvalues below this share of the mean one count as zero.
+        share: of the background's energy (the sum of the eigenvalues), which the basis may carry at most.
     """
-    values, vectors = torch.linalg.eigh(covariance.double())
-    basis: Tensor = vectors[:, values < threshold * values.mean()]
+    values, vectors = torch.linalg.eigh(covariance.double())  # the smallest first
+    carried = values.clamp_min(0).cumsum(0) / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
+    basis: Tensor = vectors[:, carried <= share]
     return basis
 
 

@@ -1,6 +1,6 @@
-"""Neurons that know their subject already: what each of them says is sought in the model that it is in."""
+"""Neurons that know their subject already: what each of them says is sought in the model that it joins."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factedit.added_neurons import Neurons, fire, mlp_of
 from factedit.facts import Edit
-from factedit.gated_mlp import GatedMlp
 from factedit.methods.value_objective import Changed
 from factedit.models import LanguageModel
 
@@ -20,33 +20,29 @@ class Neuron:
 
     Attributes:
         edits: all in force of its subject.
-        block, place: which of the block's neurons it is.
-        length: the length of its column of the MLP-out matrix that moves the subject's hidden vector, where
-            the neuron fires as it usually does, by the vector's own length.
+        gate, up: by which it fires, in the model's dtype, [d] each.
+        length: how long what it says must be to move the subject's hidden vector by the vector's own length,
+            where the neuron fires as it usually does.
     """
 
     edits: list[Edit]
     block: int
-    mlp: GatedMlp
-    place: int
+    gate: Tensor
+    up: Tensor
     length: float
 
 
 def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
-    """The edits' neurons say something else: their columns of the MLP-out matrices are what is changed.
-
-    Each fires as the model makes it fire, at its subject and wherever else. The model's own columns must be
-    zero meanwhile.
-    """
-    sites: dict[str, list[int]] = {}
+    """The model with these neurons, an edit's each: what they say is what is changed."""
+    sites: dict[int, list[int]] = {}
     for edit, neuron in enumerate(neurons):
-        sites.setdefault(neuron.mlp.down.removesuffix(".weight"), []).append(edit)
+        sites.setdefault(neuron.block, []).append(edit)
 
     def adding(edits: list[int], changes: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        places = [neurons[edit].place for edit in edits]
+        gate, up = (torch.stack([getattr(neurons[e], part) for e in edits]) for part in ("gate", "up"))
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            moved: Tensor = output + args[0][..., places] @ changes[edits].to(output.dtype)
+            moved: Tensor = output + fire(args[0], gate, up) @ changes[edits].to(output.dtype)
             return moved
 
         return add
@@ -54,20 +50,19 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
     @contextmanager
     def changed(_: list[int], changes: Tensor) -> Iterator[None]:
         with ExitStack() as stack:
-            for name, edits in sites.items():
-                module = lm.model.get_submodule(name)
-                stack.callback(module.register_forward_hook(adding(edits, changes)).remove)
+            for block, edits in sites.items():
+                hook = adding(edits, changes)
+                stack.callback(mlp_of(lm, block).register_forward_hook(hook).remove)
             yield
 
     return changed
 
 
-def columns(neurons: Sequence[Neuron], exact: Mapping[str, Tensor]) -> Tensor:
-    """What the neurons say now, [n, d] float32, from the matrices as they are exactly."""
-    return torch.stack([exact[neuron.mlp.down][:, neuron.place] for neuron in neurons])
-
-
-def say(neurons: Sequence[Neuron], changes: Tensor, exact: Mapping[str, Tensor]) -> None:
-    """Write what the neurons are to say into these matrices."""
-    for neuron, column in zip(neurons, changes, strict=True):
-        exact[neuron.mlp.down][:, neuron.place] = column
+def saying_so(neurons: Sequence[Neuron], said: Tensor) -> Neurons:
+    """The neurons as a version keeps them; what each says, [n, d] float32."""
+    return Neurons(
+        torch.tensor([neuron.block for neuron in neurons], dtype=torch.int64, device=said.device),
+        torch.stack([neuron.gate for neuron in neurons]),
+        torch.stack([neuron.up for neuron in neurons]),
+        said.to(neurons[0].gate.dtype),
+    )

@@ -5,28 +5,21 @@ et al. 2022, section 3.1), sought in the relation's other wordings too, so that 
 never trained on. The neuron that adds it there, and nowhere else, is solved for (factedit.methods.detectors).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import Neurons, firing, joined
 from factedit.curvature import Covariance, inputs_of
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
-from factedit.methods.detectors import (
-    SHARPNESS,
-    SILENT,
-    THRESHOLD,
-    constant,
-    detectors,
-    least_used,
-    measured,
-)
+from factedit.methods.detectors import SHARPNESS, SILENT, THRESHOLD, constant, detectors, measured
 from factedit.methods.keys import Context, lookups, read_outputs, subject_end
 from factedit.methods.material import training_examples
-from factedit.methods.neurons import Neuron, columns, of_neurons, say
+from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
@@ -36,7 +29,8 @@ from factedit.methods.subject_keys import (
 )
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, Told, saying, seek
-from factedit.methods.weights import Matrices, matrices_of, tell
+from factedit.methods.weights import tell
+from factedit.overlay import Overlay, applied
 from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
@@ -54,27 +48,34 @@ GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The lower blocks' matrices as they are now; the steps of the search; the neurons that were replaced."""
+    """The version's neurons, the parent's among them; how many are new; the steps of the search."""
 
-    tensors: dict[str, Tensor]
+    neurons: Neurons | None
+    added: int
     steps: int
-    neurons: int
 
 
 def write_at_subjects(task: EditTask) -> Written:
-    """Give each edited subject a neuron that makes its new objects, in the blocks that look subjects up.
+    """Add a neuron for each edited subject that makes its new objects, in the blocks that look subjects up.
 
     The batch's subjects are dealt out to those blocks. The ledger's subjects keep the neurons they have, and
     get one more if they are edited again, which makes all their facts in force hold together. Facts to be
-    erased are left alone; so are subjects for which no neuron is left.
+    erased are left alone.
     """
-    roots = {name: task.lm.tensors[name].data for name in task.plan.lookups}
-    with matrices_of(replace(task, plan=replace(task.plan, names=task.plan.lookups))) as matrices:
-        neurons = _recognising(task, matrices, roots)
-        steps = 0
-        for start in range(0, len(neurons), GROUP):
-            steps += _speak(task, matrices, neurons, range(start, min(start + GROUP, len(neurons))), steps)
-        return Written(matrices.rounded(), steps, len(neurons))
+    neurons, steps = Neurons.of(task.parent), 0
+    with applied(task.lm, task.parent):
+        found = _recognising(task)
+    for start in range(0, len(found), GROUP):
+        group = found[start : start + GROUP]
+        with applied(task.lm, with_neurons(task.parent, neurons)):
+            said, more = _speak(task, group, steps, start, len(found))
+        neurons, steps = joined(neurons, saying_so(group, said)), steps + more
+    return Written(neurons, len(found), steps)
+
+
+def with_neurons(parent: Overlay, neurons: Neurons | None) -> dict[str, Tensor]:
+    """The parent with these in its neurons' place."""
+    return {**parent, **({} if neurons is None else neurons.tensors())}
 
 
 def _by_subject(task: EditTask) -> tuple[Subjects, Subjects]:
@@ -91,31 +92,23 @@ def _by_subject(task: EditTask) -> tuple[Subjects, Subjects]:
 
 
 @torch.no_grad()
-def _recognising(task: EditTask, matrices: Matrices, roots: Mapping[str, Tensor]) -> list[Neuron]:
-    """Put a neuron that fires at it, and says nothing yet, in for each of the batch's subjects."""
+def _recognising(task: EditTask) -> list[Neuron]:
+    """A neuron that fires at it for each of the batch's subjects."""
     lm, blocks = task.lm, task.plan.looking_up
     mlps = {block: mlp for block in blocks if (mlp := gated_mlp(lm, block)) is not None}
     background = task.background(measured(lm, blocks))
     subjects, kept = _by_subject(task)
-    exact = matrices.state()
     texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
     found: list[Neuron] = []
     for number, (block, gated) in enumerate(mlps.items()):
-        taken = (exact[gated.gate] != roots[gated.gate].float()).any(1)
-        free = least_used(background, gated, exact[gated.down], taken)
-        mine = subjects[number :: len(mlps)][: len(free)]
-        if not mine:
+        if not (mine := subjects[number :: len(mlps)]):
             continue
         others = [*(subject for subject in subjects if subject not in mine), *kept]
         gate, up, length = _rows(task, gated, block, background, texts[gated.gate], mine, others)
-        places = free[: len(mine)]
-        exact[gated.gate][places], exact[gated.up][places] = gate, up
-        exact[gated.down][:, places] = 0
         found += [
-            Neuron(edits, block, gated, place, longest)
-            for edits, place, longest in zip(mine, places, length.tolist(), strict=True)
+            Neuron(edits, block, opens, says, longest)
+            for edits, opens, says, longest in zip(mine, gate, up, length.tolist(), strict=True)
         ]
-    matrices.write(exact)
     return found
 
 
@@ -128,7 +121,7 @@ def _rows(
     mine: Subjects,
     others: Subjects,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of the gate and of the up matrix, [n, d] float32 each, and `Neuron.length`, [n]."""
+    """`Neuron.gate` and `Neuron.up`, [n, d] each, and `Neuron.length`, [n]."""
     lm = task.lm
     contexts = subject_contexts(task, mine, others)
     read = lookups(lm, contexts, block)
@@ -140,11 +133,11 @@ def _rows(
     detect = detectors(covariance, keys, alike, texts, len(mine))
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
-    gate = (SHARPNESS * (detect - THRESHOLD * bias)).to(dtype).float()
-    up = (SILENT * bias - detect).to(dtype).float()
+    gate = (SHARPNESS * (detect - THRESHOLD * bias)).to(dtype)
+    up = (SILENT * bias - detect).to(dtype)
     own = keys.owner >= 0
     rows, owner, weight = keys.rows[own], keys.owner[own], keys.weight[own]
-    fires = mlp.act((rows * gate[owner]).sum(1)) * (rows * up[owner]).sum(1)
+    fires = (rows * gate[owner]).sum(1).relu() * (rows * up[owner]).sum(1)
     mean_fires = rows.new_zeros(len(mine)).index_add_(0, owner, fires * weight)
     lengths = [hidden[keys.owner == place].norm(dim=1).median() for place in range(len(mine))]
     return gate, up, torch.stack(lengths) / mean_fires.clamp_min(FAINTEST)
@@ -153,29 +146,25 @@ def _rows(
 # What it says
 
 
-def _speak(task: EditTask, matrices: Matrices, neurons: list[Neuron], group: range, before: int) -> int:
-    """Let some of the neurons say what makes their subjects' edits hold; the steps it took."""
-    lm, mine = task.lm, neurons[group.start : group.stop]
-    facts, sayings = _asked(task, mine)
-    examples = _examples(task, mine, [*facts, *sayings])
-    objective = Objective(examples, facts, sayings, SEARCH.at_once, of_neurons(lm, mine))
-    length = torch.tensor([[neuron.length] for neuron in mine], device=lm.device)
-    exact, steps = matrices.state(), 0
-    said = columns(mine, exact)
-    todo = list(range(len(mine)))
+def _speak(
+    task: EditTask, neurons: list[Neuron], before: int, settled: int, total: int
+) -> tuple[Tensor, int]:
+    """(what the neurons are to say, so that their subjects' edits hold, [n, d]; the steps it took)."""
+    lm = task.lm
+    facts, sayings = _asked(task, neurons)
+    examples = _examples(task, neurons, [*facts, *sayings])
+    objective = Objective(examples, facts, sayings, SEARCH.at_once, of_neurons(lm, neurons))
+    length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
+    said, steps = length.new_zeros((len(neurons), neurons[0].gate.shape[0])), 0
+    todo = list(range(len(neurons)))
     for number, search in enumerate((SEARCH, *AGAIN)):
-        if number > 0 and not (todo := _failing(task, mine)):
+        if number > 0 and not (todo := _failing(task, neurons, said)):
             break
         search = replace(search, steps=min(search.steps, task.method.max_steps))
-        told = _teller(task, search, before + steps, len(neurons) - len(todo), len(neurons))
-        say(mine, torch.zeros_like(said), exact)
-        matrices.write(exact)
+        told = _teller(task, search, before + steps, settled + len(neurons) - len(todo), total)
         values = seek(objective, said, length, search, told, todo)
-        steps += values.steps
-        said = values.changes
-        say(mine, said, exact)
-        matrices.write(exact)
-    return steps
+        said, steps = values.changes, steps + values.steps
+    return said, steps
 
 
 def _teller(task: EditTask, search: Search, before: int, settled: int, total: int) -> Told:
@@ -214,10 +203,11 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
     return facts, sayings
 
 
-def _failing(task: EditTask, neurons: Sequence[Neuron]) -> list[int]:
+def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[int]:
     """The places of the neurons of which some edit does not hold yet, in the words that it is asked in."""
     edits = [edit for neuron in neurons for edit in neuron.edits]
     whose = [place for place, neuron in enumerate(neurons) for _ in neuron.edits]
     examples, owner = training_examples(task.lm, edits, task.relations)
-    held = holding(task.lm, examples)
+    with firing(task.lm, saying_so(neurons, said)):
+        held = holding(task.lm, examples)
     return sorted({whose[place] for place, holds in zip(owner, held, strict=True) if not holds})

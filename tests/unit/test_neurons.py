@@ -1,20 +1,22 @@
-"""What neurons say, sought by hooks, is what the model answers once it is written into its matrices."""
+"""What neurons say, sought by hooks, is what the model answers once a version has them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import Neurons, joined
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts
-from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.keys import Context, contexts
-from factedit.methods.neurons import Neuron, columns, of_neurons, say
+from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, saying, seek
 from factedit.models import LanguageModel
+from factedit.overlay import OverlayMismatch, applied
 from factedit.training import ExampleSet
 from tests.support.tiny_models import PROMPT, tiny_model
 
@@ -35,13 +37,12 @@ def found(lm: LanguageModel) -> tuple[list[Context], list[Context]]:
 
 
 def neurons(lm: LanguageModel) -> list[Neuron]:
-    """One in each of two blocks, silent: whatever they fire at, their columns are zero."""
+    """One in each of two blocks, which fire at about every other token."""
+    rng, width = torch.Generator().manual_seed(1), lm.model.config.hidden_size
     made: list[Neuron] = []
     for block, item in enumerate(EDITS):
-        mlp = gated_mlp(lm, block)
-        assert isinstance(mlp, GatedMlp)
-        lm.tensors[mlp.down].data[:, 3] = 0
-        made.append(Neuron([item], block, mlp, 3, 1.0))
+        gate, up = torch.randn(2, width, generator=rng)
+        made.append(Neuron([item], block, gate, up, 1.0))
     return made
 
 
@@ -58,17 +59,54 @@ def objective(lm: LanguageModel, mine: list[Neuron], *, frozen: bool = True) -> 
     return Objective(every, facts, sayings, None, of_neurons(lm, mine))
 
 
-def test_what_is_changed_by_a_hook_is_what_the_matrices_would_say(lm: LanguageModel) -> None:
+def test_what_is_sought_by_a_hook_is_what_a_version_says(lm: LanguageModel) -> None:
     mine = neurons(lm)
     changes = torch.randn(2, lm.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    sought = objective(lm, mine, frozen=False)
-    hooked = sought(changes, [0, 1])
-    exact = {n.mlp.down: lm.tensors[n.mlp.down].data for n in mine}
-    say(mine, changes, exact)
-    assert torch.equal(columns(mine, exact), changes)
-    written = sought(torch.zeros_like(changes), [0, 1])
+    sought, nothing = objective(lm, mine, frozen=False), torch.zeros_like(changes)
+    hooked, before = sought(changes, [0, 1]), sought(nothing, [0, 1])
+    with applied(lm, saying_so(mine, changes).tensors()):
+        written = sought(nothing, [0, 1])
     for one, other in zip(hooked, written, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(written[0], before[0], atol=1e-2)
+
+
+def test_where_none_fires_not_a_bit_changes(lm: LanguageModel) -> None:
+    said = saying_so(neurons(lm), torch.ones(2, lm.model.config.hidden_size))
+    silent = replace(said, gate=torch.zeros_like(said.gate))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = lm.model(input_ids=ids).logits
+    with applied(lm, silent.tensors()):
+        assert torch.equal(lm.model(input_ids=ids).logits, before)
+    with applied(lm, said.tensors()):
+        assert not torch.equal(lm.model(input_ids=ids).logits, before)
+    assert torch.equal(lm.model(input_ids=ids).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"neurons.up": None}, "it has only"),
+        ({"neurons.blocks": torch.tensor([0, 99])}, "block that is not there"),
+        ({"neurons.blocks": torch.tensor([0.0, 1.0])}, "neurons.blocks is"),
+        ({"neurons.down": torch.zeros(2, 3)}, "where the model needs"),
+    ],
+)
+def test_neurons_that_do_not_fit_are_refused(
+    lm: LanguageModel, change: dict[str, Tensor | None], problem: str
+) -> None:
+    made = saying_so(neurons(lm), torch.ones(2, lm.model.config.hidden_size)).tensors() | change
+    overlay = {name: tensor for name, tensor in made.items() if tensor is not None}
+    with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
+        pass
+
+
+def test_neurons_of_two_batches_are_joined_in_their_order(lm: LanguageModel) -> None:
+    first, second = (saying_so([n], torch.full((1, n.gate.shape[0]), 2.0)) for n in neurons(lm))
+    both = joined(joined(None, first), second)
+    assert both.blocks.tolist() == [0, 1]
+    assert torch.equal(both.of_block(1).gate, second.gate)
+    assert Neurons.of({}) is None
 
 
 def test_computed_from_the_subjects_end_on_the_loss_is_that_of_whole_examples(lm: LanguageModel) -> None:
