@@ -13,10 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
+from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.methods.fine_tuning import fine_tune
+from factedit.methods.finishing import finish_answers
 from factedit.methods.material import training_examples
-from factedit.methods.subjects import Written, with_neurons, write_at_subjects
+from factedit.methods.subjects import with_neurons, write_at_subjects
 from factedit.overlay import applied
 from factedit.task import Edited, EditTask, change_metrics
 from factedit.training import holding
@@ -37,15 +39,34 @@ def edit_by_auto(task: EditTask) -> Edited:
         task.progress({**state, "max_steps": state["max_steps"] + ahead})
 
     written = write_at_subjects(replace(task, progress=first))
-    parent = with_neurons(task.parent, written.neurons)
-    left = _left(task, parent)
-    return _together(task, _fine_tuned(task, parent, left, written.steps) if left else None, written, parent)
+    parent = looked_up = with_neurons(task.parent, written.neurons)
+    left, steps = _left(task, parent), written.steps
+    if left:
+        neurons, more = finish_answers(replace(task, progress=first), looked_up, steps)
+        finished, steps = with_neurons(task.parent, neurons), steps + more
+        if (still := _left(task, finished)) < left:  # where subjects are hard to tell apart they may do harm
+            parent, left = finished, still
+    answered = _fine_tuned(task, parent, left, steps) if left else _as_it_is(task, parent)
+    counts = [_count(overlay) for overlay in (task.parent, looked_up, parent)]
+    metrics = {
+        **answered.metrics,
+        "steps": answered.metrics["steps"] + steps,
+        "neurons": counts[1] - counts[0],
+        "answer_neurons": counts[2] - counts[1],
+    }
+    chosen = {**answered.chosen, "blocks": task.plan.blocks, "lookup_blocks": task.plan.looking_up}
+    return replace(answered, metrics=metrics, chosen=chosen)
+
+
+def _count(overlay: Mapping[str, Tensor]) -> int:
+    neurons = Neurons.of(overlay)
+    return 0 if neurons is None else len(neurons.blocks)
 
 
 def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     """How many edits in force do not hold yet; those that erase are never asked, and count."""
     in_force = [*task.edits, *task.ledger]
-    examples, owner = training_examples(task.lm, in_force, task.relations)
+    examples, owner = training_examples(task.lm, in_force, task.relations, led_in=False)
     with applied(task.lm, parent):
         held = holding(task.lm, examples)
     failing = {place for place, holds in zip(owner, held, strict=True) if not holds}
@@ -65,32 +86,24 @@ def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before:
     return fine_tune(replace(task, plan=answering, parent=parent, anchors=anchors, progress=second))
 
 
-def _together(task: EditTask, answered: Edited | None, written: Written, parent: dict[str, Tensor]) -> Edited:
-    """The report on both stages."""
-    if answered is None:
-        edits = len(task.edits) + len(task.ledger)
-        answered = Edited(
-            tensors={name: tensor.cpu() for name, tensor in parent.items()},
-            metrics={
-                "steps": 0,
-                "edits_holding": edits,
-                "edits_total": edits,
-                **change_metrics(task.lm, {}, None),
-            },
-            chosen={
-                "method": task.method.name,
-                "rule": task.plan.preset.rule,
-                "parameters": task.plan.parameters,
-                "norm": task.plan.norm,
-                "radius": task.plan.radius,
-                "anchors": 0,
-                "examples": edits,
-            },
-        )
-    metrics = {
-        **answered.metrics,
-        "steps": answered.metrics["steps"] + written.steps,
-        "neurons": written.added,
-    }
-    chosen = {**answered.chosen, "blocks": task.plan.blocks, "lookup_blocks": task.plan.looking_up}
-    return replace(answered, metrics=metrics, chosen=chosen)
+def _as_it_is(task: EditTask, parent: Mapping[str, Tensor]) -> Edited:
+    """The neurons alone: all holds with them."""
+    chosen, edits = task.plan, len(task.edits) + len(task.ledger)
+    return Edited(
+        tensors={name: tensor.cpu() for name, tensor in parent.items()},
+        metrics={
+            "steps": 0,
+            "edits_holding": edits,
+            "edits_total": edits,
+            **change_metrics(task.lm, {}, None),
+        },
+        chosen={
+            "method": task.method.name,
+            "rule": chosen.preset.rule,
+            "parameters": chosen.parameters,
+            "norm": chosen.norm,
+            "radius": chosen.radius,
+            "anchors": 0,
+            "examples": edits,
+        },
+    )

@@ -113,9 +113,14 @@ def _at_first(example: Example) -> Example:
 
 
 def training_examples(
-    lm: LanguageModel, edits: Sequence[Edit], relations: Mapping[str, Relation], *, other_words: bool = False
+    lm: LanguageModel,
+    edits: Sequence[Edit],
+    relations: Mapping[str, Relation],
+    *,
+    other_words: bool = False,
+    led_in: bool = True,
 ) -> tuple[list[Example], list[int]]:
-    """Every prompt an edit is trained on, and the edit each belongs to.
+    """Every prompt an edit is trained on, and the edit each belongs to; `led_in`: after a lead-in too.
 
     Only training templates and the user's own words; evaluation templates are never seen here.
     """
@@ -123,8 +128,8 @@ def training_examples(
     owner: list[int] = []
     for place, item in enumerate(edits):
         # A sentence that holds its own answer has its context already, and is trained on as it stands.
-        led_in = not answers_inside(lm, item.prompt or "")
-        for prompt in training_prompts(item, relations, place, other_words=other_words, led_in=led_in):
+        led = led_in and not answers_inside(lm, item.prompt or "")
+        for prompt in training_prompts(item, relations, place, other_words=other_words, led_in=led):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner

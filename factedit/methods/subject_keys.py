@@ -3,19 +3,14 @@
 import random
 from collections.abc import Sequence
 
-import torch
-
 from factedit.facts import Edit
-from factedit.gated_mlp import GatedMlp
-from factedit.methods.detectors import Keys
-from factedit.methods.keys import Context, read_inputs
+from factedit.methods.keys import Context
 from factedit.models import LanguageModel
 from factedit.names import namesakes
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, prompt_ids
 from factedit.relations import builtin_catalogue
 from factedit.task import EditTask
-from factedit.training import ExampleSet
 from factedit.wording import training_prompts
 
 LEAD_INS = 12
@@ -29,14 +24,6 @@ ANYBODY = 60
 
 Subjects = list[list[Edit]]
 """Edits of one subject share its neuron."""
-
-
-def read_keys(lm: LanguageModel, found: Sequence[Context], examples: ExampleSet, mlp: GatedMlp) -> Keys:
-    """What enters the MLP at the contexts' ends, of which `examples` are made; the owner is their `edit`."""
-    module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
-    owner = torch.tensor([context.edit for context in found], dtype=torch.long, device=lm.device)
-    weight = torch.tensor([context.weight for context in found], device=lm.device)
-    return Keys(read_inputs(examples, module), owner, weight)
 
 
 def subject_contexts(task: EditTask, mine: Subjects, others: Subjects) -> list[Context]:

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, firing, joined
-from factedit.curvature import Covariance, inputs_of
+from factedit.curvature import inputs_of
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
-from factedit.gated_mlp import GatedMlp, gated_mlp
-from factedit.methods.detectors import SHARPNESS, SILENT, THRESHOLD, constant, detectors, measured
-from factedit.methods.keys import Context, lookups, read_outputs, subject_end
+from factedit.gated_mlp import gated_mlp
+from factedit.methods.detectors import measured
+from factedit.methods.keys import Context, subject_end
 from factedit.methods.material import training_examples
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
+from factedit.methods.recognisers import recognisers
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
-    read_keys,
     subject_contexts,
     subject_prompts,
 )
@@ -36,11 +36,12 @@ from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet, holding
 
-FAINTEST = 0.05 * SHARPNESS * (1 - THRESHOLD) * (SILENT - 1)
-"""A neuron that fires less than a twentieth of what it should knows its subject too badly to be amplified."""
-SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
+SEARCH = Search(steps=10, pace=0.3, longest=1.0, essence=2.0, enough=0.3, at_once=4)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-AGAIN = (replace(SEARCH, steps=20, pace=0.1, enough=0.2),)
+AGAIN = (
+    replace(SEARCH, steps=20, pace=0.1, enough=0.2),
+    replace(SEARCH, steps=20, pace=0.2, enough=0.2, longest=1.5),
+)
 """For edits that do not hold yet, from what their neurons say by then."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
@@ -48,10 +49,9 @@ GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The version's neurons, the parent's among them; how many are new; the steps of the search."""
+    """The version's neurons, the parent's among them; the steps of the search."""
 
     neurons: Neurons | None
-    added: int
     steps: int
 
 
@@ -70,7 +70,7 @@ def write_at_subjects(task: EditTask) -> Written:
         with applied(task.lm, with_neurons(task.parent, neurons)):
             said, more = _speak(task, group, steps, start, len(found))
         neurons, steps = joined(neurons, saying_so(group, said)), steps + more
-    return Written(neurons, len(found), steps)
+    return Written(neurons, steps)
 
 
 def with_neurons(parent: Overlay, neurons: Neurons | None) -> dict[str, Tensor]:
@@ -104,43 +104,14 @@ def _recognising(task: EditTask) -> list[Neuron]:
         if not (mine := subjects[number :: len(mlps)]):
             continue
         others = [*(subject for subject in subjects if subject not in mine), *kept]
-        gate, up, length = _rows(task, gated, block, background, texts[gated.gate], mine, others)
+        own, alike = subject_contexts(task, mine, others), alike_contexts(task, mine)
+        rows = texts[gated.gate]
+        gate, up, length = recognisers(lm, block, gated, background, rows, own, alike, len(mine))
         found += [
             Neuron(edits, block, opens, says, longest)
             for edits, opens, says, longest in zip(mine, gate, up, length.tolist(), strict=True)
         ]
     return found
-
-
-def _rows(
-    task: EditTask,
-    mlp: GatedMlp,
-    block: int,
-    background: Covariance,
-    texts: Tensor,
-    mine: Subjects,
-    others: Subjects,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`Neuron.gate` and `Neuron.up`, [n, d] each, and `Neuron.length`, [n]."""
-    lm = task.lm
-    contexts = subject_contexts(task, mine, others)
-    read = lookups(lm, contexts, block)
-    keys, hidden = read_keys(lm, contexts, read, mlp), read_outputs(read, lm.blocks[block])
-    covariance = background.sums[mlp.gate].to(lm.device).double() / background.tokens
-    bias = constant(covariance, background.totals[mlp.gate].to(lm.device) / background.tokens, keys)
-    names = alike_contexts(task, mine)
-    alike = read_keys(lm, names, lookups(lm, names, block), mlp)
-    detect = detectors(covariance, keys, alike, texts, len(mine))
-    # Measured with the rounded rows, which the model will compute with.
-    dtype = lm.tensors[mlp.gate].dtype
-    gate = (SHARPNESS * (detect - THRESHOLD * bias)).to(dtype)
-    up = (SILENT * bias - detect).to(dtype)
-    own = keys.owner >= 0
-    rows, owner, weight = keys.rows[own], keys.owner[own], keys.weight[own]
-    fires = (rows * gate[owner]).sum(1).relu() * (rows * up[owner]).sum(1)
-    mean_fires = rows.new_zeros(len(mine)).index_add_(0, owner, fires * weight)
-    lengths = [hidden[keys.owner == place].norm(dim=1).median() for place in range(len(mine))]
-    return gate, up, torch.stack(lengths) / mean_fires.clamp_min(FAINTEST)
 
 
 # What it says

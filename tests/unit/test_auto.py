@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import Neurons
+from factedit.added_neurons import FIELDS, Neurons
 from factedit.anchors import anchor_prompts
 from factedit.editing import edit
 from factedit.facts import Edit, Fact
@@ -73,10 +73,11 @@ def run(lm: LanguageModel, edits: Sequence[Edit], ledger: Sequence[Edit] = (), *
     return edit(lm, edits=edits, ledger=ledger, blocks=blocks, **given)
 
 
-def neurons(overlay: Mapping[str, Tensor]) -> Neurons:
+def at_subjects(overlay: Mapping[str, Tensor]) -> Neurons:
+    """Those in the two lower blocks; whatever finishes an answer is above them."""
     found = Neurons.of(overlay)
     assert found is not None
-    return found
+    return Neurons(*(getattr(found, field)[found.blocks < 2] for field in FIELDS))
 
 
 def answers(lm: LanguageModel, item: Edit) -> bool:
@@ -166,7 +167,7 @@ def test_each_subject_gets_one_neuron_and_its_answer(llama: LanguageModel) -> No
     assert root_digest(llama) == before
     assert made.metrics["neurons"] == 2
     assert made.chosen["lookup_blocks"] == [0, 1]
-    assert neurons(made.tensors).blocks.tolist() == [0, 1]
+    assert at_subjects(made.tensors).blocks.tolist() == [0, 1]
 
 
 def test_facts_of_one_subject_share_its_neuron(llama: LanguageModel) -> None:
@@ -179,9 +180,9 @@ def test_facts_of_one_subject_share_its_neuron(llama: LanguageModel) -> None:
 def test_a_later_batch_keeps_the_neurons_of_earlier_ones(llama: LanguageModel) -> None:
     first = run(llama, [FRANCE])
     then = run(llama, [ITALY], [FRANCE], parent=first.tensors)
-    old, all_of_them = neurons(first.tensors), neurons(then.tensors)
+    old, all_of_them = at_subjects(first.tensors), at_subjects(then.tensors)
     assert (len(old.blocks), len(all_of_them.blocks)) == (1, 2)
-    for rows in ("blocks", "gate", "up", "down"):
+    for rows in FIELDS:
         assert torch.equal(getattr(all_of_them, rows)[:1], getattr(old, rows))
     with applied(llama, then.tensors):
         assert answers(llama, FRANCE) and answers(llama, ITALY)
@@ -196,7 +197,7 @@ def test_a_neuron_answers_for_its_subject_and_hardly_for_others(toy: LanguageMod
     )
     made = run(toy, [new], blocks="auto", anchors=anchors)
     assert made.metrics["neurons"] == 1 and made.metrics["edits_holding"] == 1
-    lookups = neurons(made.tensors).tensors()
+    lookups = at_subjects(made.tensors).tensors()
     with applied(toy, made.tensors):
         assert answers(toy, new)
     with applied(toy, lookups):

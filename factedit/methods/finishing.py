@@ -1,0 +1,184 @@
+"""Answers finished where they are formed: a neuron for each token of them that is still wrong.
+
+What a subject's neuron says may not be enough: the subject can't be told from another, or the answer does
+not end where it should. Then a neuron in upper blocks fires at the very position where that token is to
+follow, known by the edit's own words up to it (factedit.methods.subjects adds the subjects' neurons).
+
+Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from factedit.added_neurons import Neurons, joined
+from factedit.curvature import inputs_of
+from factedit.facts import Edit
+from factedit.forward import target_logits
+from factedit.frozen_context import FrozenContexts, can_freeze
+from factedit.gated_mlp import GatedMlp, gated_mlp
+from factedit.methods.detectors import measured
+from factedit.methods.keys import Context, lookups, read_inputs
+from factedit.methods.material import training_examples
+from factedit.methods.neurons import Neuron, of_neurons, saying_so
+from factedit.methods.recognisers import recognisers
+from factedit.methods.value_objective import Objective
+from factedit.methods.values import Search, seek
+from factedit.methods.weights import tell
+from factedit.names import invented_name
+from factedit.overlay import Overlay, applied
+from factedit.prompts import Example, answer_example, batches
+from factedit.relations import builtin_catalogue
+from factedit.sayings import besides
+from factedit.task import EditTask
+from factedit.training import ExampleSet
+from factedit.wording import training_prompts
+
+HOLDS = 0.5
+"""A token follows if it is the most probable one, and at least this probable."""
+SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.1)
+OTHERS = 24
+"""Subjects of the catalogue, and as many invented ones, that each edit's own words are said of: its neurons
+may not answer to them. On half of them a neuron is solved for, on the others it is tried."""
+MISTAKEN, ANYWHERE = 0.1, 1e-3
+"""A neuron that fires at more than this share of what it is tried on, or of running text, is not added."""
+BLOCKS = 2
+"""The lowest of the upper blocks, so many, are added to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A token that does not follow yet: of which edit's answer, and its place in it."""
+
+    edit: Edit
+    place: int
+
+
+def finish_answers(task: EditTask, overlay: Overlay, before: int) -> tuple[Neurons | None, int]:
+    """(the overlay's neurons and those that its edits' answers still want; the steps it took).
+
+    Edits that erase are left alone.
+
+    Args:
+        before: steps that were taken already, for the report.
+    """
+    lm, neurons = task.lm, Neurons.of(overlay)
+    mlps = {b: mlp for b in task.plan.answering if (mlp := gated_mlp(lm, b)) is not None}
+    mlps = dict(islice(mlps.items(), BLOCKS))
+    with applied(lm, overlay):
+        mistakes = _mistakes(task)
+        if not mistakes or not mlps:
+            return neurons, 0
+        texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
+        background = task.background(measured(lm, list(mlps)))
+        found: list[Neuron] = []
+        facts: list[Context] = []
+        for number, (block, mlp) in enumerate(mlps.items()):
+            if not (mine := mistakes[number :: len(mlps)]):
+                continue
+            own = [context for place, one in enumerate(mine) for context in _own(task, one, place)]
+            alike = [context for place, one in enumerate(mine) for context in _alike(task, one, place)]
+            rows, seen, unseen = texts[mlp.gate], alike[::2], alike[1::2]
+            gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
+            trusted = _trusted(task, block, mlp, own, unseen, rows, gate)
+            for place in trusted.nonzero().flatten().tolist():
+                facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
+                edits = [mine[place].edit]
+                found.append(Neuron(edits, block, gate[place], up[place], float(length[place])))
+        if not found:
+            return neurons, 0
+        said, steps = _speak(task, found, facts, before)
+    return joined(neurons, saying_so(found, said)), steps
+
+
+@torch.no_grad()
+def _mistakes(task: EditTask) -> list[Mistake]:
+    """Each once, in whatever words of the edit's own it is made."""
+    edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
+    examples, owner = training_examples(task.lm, edits, task.relations, led_in=False)
+    found: set[tuple[int, int]] = set()
+    for batch in batches(task.lm, examples, 64):
+        probability, said = target_logits(task.lm, batch).float().softmax(-1).max(-1)
+        wrong = (said != batch.targets) | (probability < HOLDS)
+        for row, position in zip(batch.rows[wrong].tolist(), batch.cols[wrong].tolist(), strict=True):
+            example = int(batch.index[row])
+            found.add((owner[example], examples[example].positions.index(position)))
+    return [Mistake(edits[edit], place) for edit, place in sorted(found)]
+
+
+def _own(task: EditTask, mistake: Mistake, owner: int) -> list[Context]:
+    """Where the token is to follow, in all of the edit's own words."""
+    return _contexts(task, mistake, training_prompts(mistake.edit, task.relations, owner), owner)
+
+
+def _alike(task: EditTask, mistake: Mistake, owner: int) -> list[Context]:
+    """The like positions in the same words said of others, and in other words said of the subject."""
+    edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
+    edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
+    known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
+    names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
+    words = [p for p in training_prompts(edit, task.relations, owner) if edit.subject in p]
+    said = [
+        rng.choice(words).replace(edit.subject, name)
+        for name in names
+        if words and name.casefold() not in edited
+    ]
+    return _contexts(task, mistake, [*said, *besides([edit], task.relations, task.seed)], owner)
+
+
+def _contexts(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
+    """Prompts, and of the new object what comes before the token."""
+    found: list[Context] = []
+    for prompt in prompts:
+        example = answer_example(task.lm, prompt, mistake.edit.new_object)
+        if mistake.place < len(example.positions):  # a name may be split otherwise after other words
+            at, token = example.positions[mistake.place], example.targets[mistake.place]
+            found.append(Context(owner, Example(example.ids[: at + 1], (at,), (token,)), at, 1.0, bare=False))
+    return [replace(context, weight=1 / len(found)) for context in found]
+
+
+@torch.no_grad()
+def _trusted(
+    task: EditTask,
+    block: int,
+    mlp: GatedMlp,
+    own: list[Context],
+    unseen: list[Context],
+    texts: Tensor,
+    gate: Tensor,
+) -> Tensor:
+    """Which neurons know their own position, and it from nearly everything else, bool [n]."""
+    module = task.lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
+
+    def opens(contexts: list[Context]) -> Tensor:
+        """At what share of its contexts each neuron's gate is open, [n]."""
+        entering = read_inputs(lookups(task.lm, contexts, block), module)
+        owner = torch.tensor([context.edit for context in contexts], device=gate.device)
+        opened = ((entering * gate[owner]).sum(1) > 0).float()
+        count, total = (torch.zeros(len(gate), device=gate.device) for _ in range(2))
+        return count.index_add_(0, owner, opened) / total.index_add_(0, owner, torch.ones_like(opened))
+
+    anywhere = (texts @ gate.float().T > 0).float().mean(0)
+    return (opens(own) == 1) & (opens(unseen) <= MISTAKEN) & (anywhere <= ANYWHERE)
+
+
+def _speak(task: EditTask, neurons: list[Neuron], facts: list[Context], before: int) -> tuple[Tensor, int]:
+    """(what the neurons are to say, [n, d]; the steps it took)."""
+    lm, first = task.lm, min(neuron.block for neuron in neurons)
+    examples, owner = [context.example for context in facts], [context.edit for context in facts]
+    kind = FrozenContexts if can_freeze(lm, examples, first) else ExampleSet
+    objective = Objective(kind(lm, examples, owner, first), facts, [], None, of_neurons(lm, neurons))
+    length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
+    search = replace(SEARCH, steps=min(SEARCH.steps, task.method.max_steps))
+
+    def told(step: int, losses: list[float]) -> None:
+        good = sum(loss <= search.enough for loss in losses)
+        tell(task, before + step, before + search.steps, sum(losses) / len(losses), good, len(losses))
+
+    start = length.new_zeros((len(neurons), neurons[0].gate.shape[0]))
+    values = seek(objective, start, length, search, told)
+    return values.changes, values.steps
