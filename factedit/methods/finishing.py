@@ -29,6 +29,7 @@ from factedit.methods.recognisers import recognisers
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
+from factedit.models import LanguageModel
 from factedit.names import invented_name
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example, batches
@@ -71,8 +72,8 @@ def finish_answers(task: EditTask, overlay: Overlay, before: int) -> tuple[Neuro
     mlps = dict(islice(mlps.items(), BLOCKS))
     with applied(lm, overlay):
         mistakes = _mistakes(task)
-        if not mistakes or not mlps:
-            return neurons, 0
+        if not (mistakes and mlps and task.texts):
+            return neurons, 0  # without text nothing would show that a neuron is silent in it
         texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
         background = task.background(measured(lm, list(mlps)))
         found: list[Neuron] = []
@@ -84,7 +85,7 @@ def finish_answers(task: EditTask, overlay: Overlay, before: int) -> tuple[Neuro
             alike = [context for place, one in enumerate(mine) for context in _alike(task, one, place)]
             rows, seen, unseen = texts[mlp.gate], alike[::2], alike[1::2]
             gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
-            trusted = _trusted(task, block, mlp, own, unseen, rows, gate)
+            trusted = _trusted(lm, block, mlp, own, unseen, rows, gate)
             for place in trusted.nonzero().flatten().tolist():
                 facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
                 edits = [mine[place].edit]
@@ -143,7 +144,7 @@ def _contexts(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: i
 
 @torch.no_grad()
 def _trusted(
-    task: EditTask,
+    lm: LanguageModel,
     block: int,
     mlp: GatedMlp,
     own: list[Context],
@@ -152,15 +153,18 @@ def _trusted(
     gate: Tensor,
 ) -> Tensor:
     """Which neurons know their own position, and it from nearly everything else, bool [n]."""
-    module = task.lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
+    module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
 
     def opens(contexts: list[Context]) -> Tensor:
         """At what share of its contexts each neuron's gate is open, [n]."""
-        entering = read_inputs(lookups(task.lm, contexts, block), module)
-        owner = torch.tensor([context.edit for context in contexts], device=gate.device)
-        opened = ((entering * gate[owner]).sum(1) > 0).float()
         count, total = (torch.zeros(len(gate), device=gate.device) for _ in range(2))
-        return count.index_add_(0, owner, opened) / total.index_add_(0, owner, torch.ones_like(opened))
+        if contexts:
+            owner = torch.tensor([context.edit for context in contexts], device=gate.device)
+            entering = read_inputs(lookups(lm, contexts, block), module)
+            opened = ((entering * gate[owner]).sum(1) > 0).float()
+            count.index_add_(0, owner, opened)
+            total.index_add_(0, owner, torch.ones_like(opened))
+        return count / total.clamp_min(1)
 
     anywhere = (texts @ gate.float().T > 0).float().mean(0)
     return (opens(own) == 1) & (opens(unseen) <= MISTAKEN) & (anywhere <= ANYWHERE)

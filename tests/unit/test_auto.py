@@ -15,6 +15,7 @@ from factedit.editing import edit
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
 from factedit.gated_mlp import gated_mlp
+from factedit.methods import auto
 from factedit.methods.detectors import (
     AT_LEAST,
     AT_MOST,
@@ -27,6 +28,9 @@ from factedit.methods.detectors import (
     constant,
     detectors,
 )
+from factedit.methods.finishing import _trusted
+from factedit.methods.keys import Context, lookups, read_inputs
+from factedit.methods.subjects import Written
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied, root_digest
 from factedit.prompts import Batch, answer_example, collate
@@ -203,6 +207,38 @@ def test_a_neuron_answers_for_its_subject_and_hardly_for_others(toy: LanguageMod
     with applied(toy, lookups):
         kept = [answers(toy, replace(new, prompt=ask(fact), new_object=fact.object)) for fact in others]
     assert sum(kept) >= 0.9 * len(others)
+
+
+def test_an_answer_is_finished_where_it_is_formed(
+    toy: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "write_at_subjects", lambda _: Written(None, 0))
+    facts = toy_facts()
+    new = Edit(id="1", subject=facts[0].subject, prompt=ask(facts[0]), new_object=facts[1].object)
+    anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
+    made = run(toy, [new], blocks="auto", anchors=anchors, texts=anchors)
+    assert made.metrics["neurons"] == 0 and made.metrics["answer_neurons"] > 0
+    assert made.metrics["changed_tensors"] == []
+    with applied(toy, made.tensors):
+        assert answers(toy, new)
+        others = [replace(new, prompt=ask(fact), new_object=fact.object) for fact in facts[20:40]]
+        assert all(answers(toy, other) for other in others)
+
+
+def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) -> None:
+    mlp = gated_mlp(llama, 2)
+    assert mlp is not None
+    example = answer_example(llama, PROMPT.format("France"), "Rome")
+    at = example.positions[0]
+    here = [Context(0, example, at, 1.0, bare=True), Context(1, example, at, 1.0, bare=True)]
+    module = llama.model.get_submodule(mlp.gate.removesuffix(".weight"))
+    entering = read_inputs(lookups(llama, here, 2), module)
+    gate = torch.stack([entering[0], -entering[1]])  # open here; shut here
+    silent, heard = -entering[:1], entering[:1]
+    assert _trusted(llama, 2, mlp, here[:1], [], silent, gate[:1]).tolist() == [True]
+    assert _trusted(llama, 2, mlp, here[:1], here[:1], silent, gate[:1]).tolist() == [False]
+    assert _trusted(llama, 2, mlp, here[:1], [], heard, gate[:1]).tolist() == [False]
+    assert _trusted(llama, 2, mlp, here, [], silent, gate).tolist() == [True, False]
 
 
 def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:
