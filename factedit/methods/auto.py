@@ -24,6 +24,11 @@ from factedit.task import Edited, EditTask, change_metrics
 from factedit.training import holding
 
 
+SURELY = 0.25
+"""The least probability of an answer's tokens, each the most probable, that needs no fine-tuning: whatever
+changes a weight of the root's gives other prompts other answers, be it by rounding alone."""
+
+
 def edit_by_auto(task: EditTask) -> Edited:
     """Both stages; the first alone where it is enough, the second alone where nothing may be added.
 
@@ -68,7 +73,7 @@ def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     in_force = [*task.edits, *task.ledger]
     examples, owner = training_examples(task.lm, in_force, task.relations, led_in=False)
     with applied(task.lm, parent):
-        held = holding(task.lm, examples)
+        held = holding(task.lm, examples, SURELY)
     failing = {place for place, holds in zip(owner, held, strict=True) if not holds}
     return len(failing | {place for place, item in enumerate(in_force) if item.erase})
 
