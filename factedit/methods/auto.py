@@ -17,12 +17,12 @@ from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.finishing import finish_answers
-from factedit.methods.material import training_examples
 from factedit.methods.subjects import with_neurons, write_at_subjects
 from factedit.overlay import applied
+from factedit.prompts import answer_example
 from factedit.task import Edited, EditTask, change_metrics
 from factedit.training import holding
-
+from factedit.wording import edit_prompt
 
 SURELY = 0.25
 """The least probability of an answer's tokens, each the most probable, that needs no fine-tuning: whatever
@@ -69,9 +69,18 @@ def _count(overlay: Mapping[str, Tensor]) -> int:
 
 
 def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
-    """How many edits in force do not hold yet; those that erase are never asked, and count."""
+    """How many edits in force do not hold yet in their plainest words, and the user's.
+
+    Those that erase are never asked, and count.
+    """
     in_force = [*task.edits, *task.ledger]
-    examples, owner = training_examples(task.lm, in_force, task.relations, led_in=False)
+    plain = [[edit_prompt(item, task.relations), *item.paraphrases] for item in in_force]
+    examples = [
+        answer_example(task.lm, prompt, item.new_object)
+        for item, prompts in zip(in_force, plain, strict=True)
+        for prompt in prompts
+    ]
+    owner = [place for place, prompts in enumerate(plain) for _ in prompts]
     with applied(task.lm, parent):
         held = holding(task.lm, examples, SURELY)
     failing = {place for place, holds in zip(owner, held, strict=True) if not holds}

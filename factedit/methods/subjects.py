@@ -36,13 +36,13 @@ from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet, holding
 
-SEARCH = Search(steps=10, pace=0.3, longest=1.0, essence=2.0, enough=0.3, at_once=4)
+SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=4)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
 AGAIN = (
     replace(SEARCH, steps=20, pace=0.1, enough=0.2),
-    replace(SEARCH, steps=20, pace=0.2, enough=0.2, longest=1.5),
+    replace(SEARCH, steps=20, pace=0.2, enough=0.2, longest=1.0),
 )
-"""For edits that do not hold yet, from what their neurons say by then."""
+"""For edits that do not hold yet, from what their neurons say by then; the last time they may say more."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
