@@ -75,8 +75,9 @@ class Cells:
             json.dumps({**cell, "found": {k: v for k, v in cell["found"].items() if k != "samples"}})
             for cell in self.all(kind)
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        if lines:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def _published_path(self, kind: str) -> Path | None:
         return None if self._published is None else self._published / f"{kind}.jsonl"
