@@ -3,8 +3,9 @@
 Stage one, in the lower blocks: a neuron is added for each edited subject, which makes the answer in many
 wordings (factedit.methods.subjects). What is said of a subject there is found again in words that were never
 trained on; a text at which no neuron fires is answered as before, to the last bit. Stage two, in the upper
-blocks: what does not hold yet, if anything, is fine-tuned, beside anchors, by steps that avoid the directions
-which unmodified facts use (factedit.methods.fine_tuning).
+blocks: neurons finish the answers that are not right yet (factedit.methods.finishing). Stage three, there too:
+what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid the directions which
+unmodified facts use (factedit.methods.fine_tuning).
 """
 
 from collections.abc import Mapping
@@ -30,10 +31,10 @@ changes a weight of the root's gives other prompts other answers, be it by round
 
 
 def edit_by_auto(task: EditTask) -> Edited:
-    """Both stages; the first alone where it is enough, the second alone where nothing may be added.
+    """As many of the stages as it takes; the third alone where no neuron may be added.
 
-    The constraint bounds stage two. A caller's own constraint bounds everything, and so leaves stage one out
-    (factedit.task.plan): a neuron that fires at one subject alone is no small change of a few weights.
+    The constraint bounds stage three. A caller's own constraint bounds everything, and so leaves the others
+    out (factedit.task.plan): a neuron that fires at one subject alone is no small change of a few weights.
     Facts to be erased are fine-tuned only.
     """
     if not task.plan.looking_up:
