@@ -3,8 +3,8 @@
 Stage one, in the lower blocks: a neuron is added for each edited subject, which makes the answer in many
 wordings (factedit.methods.subjects). What is said of a subject there is found again in words that were never
 trained on; a text at which no neuron fires is answered as before, to the last bit. Stage two, in the upper
-blocks: neurons finish the answers that are not right yet (factedit.methods.finishing). Stage three, there too:
-what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid the directions which
+blocks: neurons finish the answers that are not right yet (factedit.methods.finishing). Stage three, there
+too: what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid the directions which
 unmodified facts use (factedit.methods.fine_tuning).
 """
 
