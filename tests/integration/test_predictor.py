@@ -296,7 +296,7 @@ def test_told_to_stop_it_answers_what_it_has_taken_and_ends_cleanly(versions: Ve
     with started(versions.data_dir, predictor_batch=2) as running, ThreadPoolExecutor(1) as client:
         running.texts(versions.root, overlay)
         asked = client.submit(running.predict, versions.root, overlay, prompts, max_tokens=90)
-        time.sleep(0.2)
+        time.sleep(0.05)
         assert not asked.done()
         running.process.send_signal(signal.SIGTERM)
         assert asked.result().status_code == 200

@@ -258,10 +258,12 @@ def test_loc_ft_sees_every_edit_once_an_epoch(
 ) -> None:
     many = [Edit(str(i), f"{COUNTRIES[i % 6]} {i}", "Rome", relation="capital") for i in range(150)]
     edited(llama, "loc_ft", edits=many, method={"epochs": 2, "learning_rate": 1e-6})
-    assert [len(chosen) for chosen, _ in batches] == [100, 50, 100, 50]
-    epochs = [sorted([*batches[i][0], *batches[i + 1][0]]) for i in (0, 2)]
-    assert epochs == [list(range(150))] * 2
-    assert batches[0] != batches[2]
+    size = PRESETS["loc_ft"].batch_size
+    turns = -(-150 // size)
+    assert [len(chosen) for chosen, _ in batches] == [*[size] * (turns - 1), 150 - size * (turns - 1)] * 2
+    epochs = [[edit for chosen, _ in batches[i : i + turns] for edit in chosen] for i in (0, turns)]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(150))] * 2
+    assert epochs[0] != epochs[1]
 
 
 # Unmodified facts: fta, retrain
