@@ -38,12 +38,8 @@ from factedit.training import ExampleSet, holding
 
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-AGAIN = (
-    replace(SEARCH, steps=20, pace=0.1, enough=0.2),
-    replace(SEARCH, steps=20, pace=0.2, enough=0.2, longest=1.0),
-)
-"""For edits that do not hold yet, from what their neurons say by then; the last time, for those that fail in
-their plainest words, they may say more."""
+AGAIN = (replace(SEARCH, steps=20, pace=0.1, enough=0.2),)
+"""For edits that do not hold yet, from what their neurons say by then."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
@@ -130,7 +126,7 @@ def _speak(
     said, steps = length.new_zeros((len(neurons), neurons[0].gate.shape[0])), 0
     todo = list(range(len(neurons)))
     for number, search in enumerate((SEARCH, *AGAIN)):
-        if number > 0 and not (todo := _failing(task, neurons, said, plainest=number == len(AGAIN))):
+        if number > 0 and not (todo := _failing(task, neurons, said)):
             break
         search = replace(search, steps=min(search.steps, task.method.max_steps))
         told = _teller(task, search, before + steps, settled + len(neurons) - len(todo), total)
@@ -175,14 +171,11 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
     return facts, sayings
 
 
-def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor, *, plainest: bool) -> list[int]:
+def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[int]:
     """The places of the neurons of which some edit does not hold yet, in the words that it is asked in."""
     edits = [edit for neuron in neurons for edit in neuron.edits]
     whose = [place for place, neuron in enumerate(neurons) for _ in neuron.edits]
     examples, owner = training_examples(task.lm, edits, task.relations)
-    if plainest:
-        first = [owner.index(place) for place in range(len(edits))]
-        examples, owner = [examples[place] for place in first], list(range(len(edits)))
     with firing(task.lm, saying_so(neurons, said)):
         held = holding(task.lm, examples)
     return sorted({whose[place] for place, holds in zip(owner, held, strict=True) if not holds})
