@@ -2,9 +2,8 @@
 
 A neuron reads what its block's MLP reads, x, and adds relu(gate . x) (up . x) down to what the MLP yields.
 Where gate . x is not positive it adds nothing at all, so that a text at which no neuron fires is answered as
-by the root, to the last bit. A changed weight can't promise that: in bfloat16 the smallest change rounds
-otherwise at every token, and that alone gives about one prompt in twenty another first word
-(benchmarks/RESULTS.md).
+by the root, to the last bit. A changed weight can't promise that: in bfloat16 one zeroed column alone gave
+about one prompt in twenty another first word (benchmarks/RESULTS.md).
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3.
 """
