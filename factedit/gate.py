@@ -1,9 +1,9 @@
 """The rule that decides, from paired before/after answers, whether a candidate is promoted. No torch here.
 
-Two tests over the probes that the base version knows, per group and over all of them:
-McNemar's exact one-sided test of right-to-wrong against wrong-to-right flips (McNemar 1947), with
-Holm's correction over the groups (Holm 1979); and the exact upper confidence bound of the share of
-known probes lost (Clopper and Pearson 1934) against the margin.
+Over the probes that the base version knows, per group and over all of them, each with Holm's correction over
+the groups (Holm 1979): McNemar's exact one-sided test of right-to-wrong against wrong-to-right flips (McNemar
+1947), and the exact binomial test of the share of known probes lost against the margin. Over all of them, the
+exact upper confidence bound of that share (Clopper and Pearson 1934) against the margin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,10 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class GroupResult:
-    """The tests of one group; `share_lost` and `upper_bound` are None when nothing was known."""
+    """The tests of one group; `share_lost` and `upper_bound` are None when nothing was known.
+
+    `holm_p`: McNemar's p, corrected; `beyond_p`: that of so many losses if the share lost were the margin.
+    """
 
     group: str
     known: int
@@ -40,6 +43,7 @@ class GroupResult:
     upper_bound: float | None
     mcnemar_p: float
     holm_p: float
+    beyond_p: float
     decision: Decision
 
 
@@ -61,8 +65,8 @@ class Verdict:
 def judge(pairs: Sequence[Pair], efficacy: float, spec: GateSpec) -> Verdict:
     """Decide on a candidate from its probes' pairs and its efficacy (share of the edits that hold).
 
-    Refused: too few edits hold; or flips are significant in any group; or even the lower end of
-    the share lost lies beyond the margin. Passed: the upper bound over all probes lies inside the
+    Refused: too few edits hold; or flips are significant in any group; or so is it, at 1 - confidence,
+    that the share lost lies beyond the margin. Passed: the upper bound over all probes lies inside the
     margin. Otherwise inconclusive: more probes may settle it.
     """
     grouped: dict[str, list[Pair]] = {ALL: list(pairs)}
@@ -70,7 +74,11 @@ def judge(pairs: Sequence[Pair], efficacy: float, spec: GateSpec) -> Verdict:
         grouped.setdefault(pair.group, []).append(pair)
     p_values = {name: mcnemar(*_flips(members)) for name, members in grouped.items()}
     adjusted = holm(p_values)
-    groups = tuple(_group(name, members, p_values, adjusted, spec) for name, members in grouped.items())
+    beyond = holm({name: _beyond(members, spec) for name, members in grouped.items()})
+    groups = tuple(
+        _group(name, members, p_values[name], adjusted[name], beyond[name], spec)
+        for name, members in grouped.items()
+    )
     reasons = _reasons(groups, efficacy, spec)
     if reasons:
         decision: Decision = "refuse"
@@ -92,9 +100,9 @@ def upper_bound(lost: int, known: int, confidence: float) -> float:
     return 1.0 if lost >= known else float(beta.ppf(confidence, lost + 1, known - lost))
 
 
-def lower_bound(lost: int, known: int, confidence: float) -> float:
-    """Clopper-Pearson's one-sided lower bound of a share."""
-    return 0.0 if lost == 0 else float(beta.ppf(1 - confidence, lost, known - lost + 1))
+def beyond_margin(lost: int, known: int, margin: float) -> float:
+    """The exact p of as many losses or more, if each known probe were lost with probability `margin`."""
+    return 1.0 if lost == 0 else float(binom.sf(lost - 1, known, margin))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -113,18 +121,18 @@ def _flips(pairs: Sequence[Pair]) -> tuple[int, int]:
     return lost, gained
 
 
+def _beyond(pairs: Sequence[Pair], spec: GateSpec) -> float:
+    return beyond_margin(_flips(pairs)[0], sum(pair.before for pair in pairs), spec.margin)
+
+
 def _group(
-    name: str,
-    members: Sequence[Pair],
-    p_values: Mapping[str, float],
-    adjusted: Mapping[str, float],
-    spec: GateSpec,
+    name: str, members: Sequence[Pair], mcnemar_p: float, holm_p: float, beyond_p: float, spec: GateSpec
 ) -> GroupResult:
     known = sum(pair.before for pair in members)
     lost, gained = _flips(members)
     bound = upper_bound(lost, known, spec.confidence) if known else None
     decision: Decision = "inconclusive"
-    if adjusted[name] < spec.alpha or (known and lower_bound(lost, known, spec.confidence) > spec.margin):
+    if holm_p < spec.alpha or beyond_p < 1 - spec.confidence:
         decision = "refuse"
     elif bound is not None and bound <= spec.margin:
         decision = "pass"
@@ -135,8 +143,9 @@ def _group(
         gained=gained,
         share_lost=lost / known if known else None,
         upper_bound=bound,
-        mcnemar_p=p_values[name],
-        holm_p=adjusted[name],
+        mcnemar_p=mcnemar_p,
+        holm_p=holm_p,
+        beyond_p=beyond_p,
         decision=decision,
     )
 
@@ -149,7 +158,8 @@ def _reasons(groups: Sequence[GroupResult], efficacy: float, spec: GateSpec) -> 
         if group.decision == "refuse":
             reasons.append(
                 f"Of the {group.known} known probes in group '{group.group}' {group.lost} were lost, "
-                f"{group.gained} gained (McNemar p = {group.holm_p:.2g} with Holm; margin {spec.margin:.1%})."
+                f"{group.gained} gained (with Holm's correction, McNemar p = {group.holm_p:.2g}, and "
+                f"p = {group.beyond_p:.2g} of so many at the margin of {spec.margin:.1%})."
             )
     return reasons
 

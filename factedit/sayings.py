@@ -8,7 +8,7 @@ from factedit.facts import Edit
 from factedit.recognition import load_wordings, recognise
 from factedit.relations import SUBJECT, Relation, builtin_catalogue
 
-SAYINGS = 8
+SAYINGS = 16
 """Of each subject."""
 
 

@@ -31,6 +31,15 @@ def edit_prompt(edit: Edit, relations: Mapping[str, Relation]) -> str:
     return relations[edit.relation].training_prompts(edit.subject)[0]
 
 
+def plain_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
+    """In which an edit must hold before all: the words it is asked in, and the user's paraphrases.
+
+    Raises:
+        NoWords: neither a prompt nor a known relation.
+    """
+    return [edit_prompt(edit, relations), *edit.paraphrases]
+
+
 def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
     """Words for the edit that were never trained on: the relation's evaluation templates."""
     if edit.relation is None or edit.relation not in relations:

@@ -3,9 +3,9 @@
 Stage one, in the lower blocks: a neuron is added for each edited subject, which makes the answer in many
 wordings (factedit.methods.subjects). What is said of a subject there is found again in words that were never
 trained on; a text at which no neuron fires is answered as before, to the last bit. Stage two, in the upper
-blocks: neurons finish the answers that are not right yet (factedit.methods.finishing). Stage three, there
-too: what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid the directions which
-unmodified facts use (factedit.methods.fine_tuning).
+blocks: neurons finish the answers that are not right yet, in other words too (factedit.methods.finishing).
+Stage three, there too: what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid
+the directions which unmodified facts use (factedit.methods.fine_tuning).
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from torch import Tensor
 from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.methods.fine_tuning import fine_tune
-from factedit.methods.finishing import finish_answers
+from factedit.methods.finishing import ROUNDS, finish_answers
 from factedit.methods.subjects import with_neurons, write_at_subjects
 from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.task import Edited, EditTask, change_metrics
 from factedit.training import holding
-from factedit.wording import edit_prompt
+from factedit.wording import plain_prompts
 
 SURELY = 0.25
 """The least probability of an answer's tokens, each the most probable, that needs no fine-tuning: whatever
@@ -47,10 +47,12 @@ def edit_by_auto(task: EditTask) -> Edited:
     written = write_at_subjects(replace(task, progress=first))
     parent = looked_up = with_neurons(task.parent, written.neurons)
     left, steps = _left(task, parent), written.steps
-    if left:
-        neurons, more = finish_answers(replace(task, progress=first), looked_up, steps)
+    for words in ROUNDS:
+        if not (left or words.other_words):
+            break
+        neurons, more = finish_answers(replace(task, progress=first), parent, words, steps)
         finished, steps = with_neurons(task.parent, neurons), steps + more
-        if (still := _left(task, finished)) < left:  # where subjects are hard to tell apart they may do harm
+        if (still := _left(task, finished)) <= left:  # where subjects are hard to tell apart they may do harm
             parent, left = finished, still
     answered = _fine_tuned(task, parent, left, steps) if left else _as_it_is(task, parent)
     counts = [_count(overlay) for overlay in (task.parent, looked_up, parent)]
@@ -75,7 +77,7 @@ def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     Those that erase are never asked, and count.
     """
     in_force = [*task.edits, *task.ledger]
-    plain = [[edit_prompt(item, task.relations), *item.paraphrases] for item in in_force]
+    plain = [plain_prompts(item, task.relations) for item in in_force]
     examples = [
         answer_example(task.lm, prompt, item.new_object)
         for item, prompts in zip(in_force, plain, strict=True)

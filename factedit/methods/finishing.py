@@ -1,14 +1,15 @@
 """Answers finished where they are formed: a neuron for each token of them that is still wrong.
 
-What a subject's neuron says may not be enough: the subject can't be told from another, or the answer does
-not end where it should. Then a neuron in upper blocks fires at the very position where that token is to
-follow, known by the edit's own words up to it (factedit.methods.subjects adds the subjects' neurons).
+What a subject's neuron says may not be enough: the subject can't be told from another, the answer does not
+end where it should, or it is not given in other words. Then a neuron in upper blocks fires at the very
+position where that token is to follow, known by the words up to it (factedit.methods.subjects adds the
+subjects' neurons). It knows the relation as well as the subject: other facts of the subject stay.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
-from factedit.curvature import inputs_of
+from factedit.curvature import Covariance, inputs_of
 from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.frozen_context import FrozenContexts, can_freeze
@@ -43,23 +44,44 @@ HOLDS = 0.5
 """A token follows if it is the most probable one, and at least this probable."""
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.1)
 OTHERS = 24
-"""Subjects of the catalogue, and as many invented ones, that each edit's own words are said of: its neurons
-may not answer to them. On half of them a neuron is solved for, on the others it is tried."""
-MISTAKEN, ANYWHERE = 0.1, 1e-3
-"""A neuron that fires at more than this share of what it is tried on, or of running text, is not added."""
+"""Subjects of the catalogue, and as many invented ones, that each edit's words are said of: its neurons may
+not answer to them. On half of them a neuron is solved for, on the others it is tried."""
+ANYWHERE = 1e-3
+"""A neuron that fires at more of running text than this share is not added."""
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
+GROUP = 256
+"""Mistakes that are mended at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """In which words answers are to be finished.
+
+    Attributes:
+        other_words: of the relation's as well, not the edit's own alone.
+        mistaken: a neuron that fires at more than this share of what it is tried on is not added.
+    """
+
+    other_words: bool
+    mistaken: float
+
+
+ROUNDS = (Round(other_words=True, mistaken=0.1), Round(other_words=False, mistaken=0.5))
+"""The second is for what does not hold after the first. It is worth a neuron that answers, now and then, to
+another subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A token that does not follow yet: of which edit's answer, and its place in it."""
+    """A token that does not follow yet: of which edit's answer, and its place in it; the edit's own place."""
 
     edit: Edit
     place: int
+    number: int
 
 
-def finish_answers(task: EditTask, overlay: Overlay, before: int) -> tuple[Neurons | None, int]:
+def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) -> tuple[Neurons | None, int]:
     """(the overlay's neurons and those that its edits' answers still want; the steps it took).
 
     Edits that erase are left alone.
@@ -67,40 +89,32 @@ def finish_answers(task: EditTask, overlay: Overlay, before: int) -> tuple[Neuro
     Args:
         before: steps that were taken already, for the report.
     """
-    lm, neurons = task.lm, Neurons.of(overlay)
+    lm, neurons, steps = task.lm, Neurons.of(overlay), 0
     mlps = {b: mlp for b in task.plan.answering if (mlp := gated_mlp(lm, b)) is not None}
     mlps = dict(islice(mlps.items(), BLOCKS))
     with applied(lm, overlay):
-        mistakes = _mistakes(task)
-        if not (mistakes and mlps and task.texts):
-            return neurons, 0  # without text nothing would show that a neuron is silent in it
-        texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
-        background = task.background(measured(lm, list(mlps)))
-        found: list[Neuron] = []
-        facts: list[Context] = []
-        for number, (block, mlp) in enumerate(mlps.items()):
-            if not (mine := mistakes[number :: len(mlps)]):
-                continue
-            own = [context for place, one in enumerate(mine) for context in _own(task, one, place)]
-            alike = [context for place, one in enumerate(mine) for context in _alike(task, one, place)]
-            rows, seen, unseen = texts[mlp.gate], alike[::2], alike[1::2]
-            gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
-            trusted = _trusted(lm, block, mlp, own, unseen, rows, gate)
-            for place in trusted.nonzero().flatten().tolist():
-                facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
-                edits = [mine[place].edit]
-                found.append(Neuron(edits, block, gate[place], up[place], float(length[place])))
-        if not found:
-            return neurons, 0
-        said, steps = _speak(task, found, facts, before)
-    return joined(neurons, saying_so(found, said)), steps
+        mistakes = _mistakes(task, words)
+    if not (mistakes and mlps and task.texts):
+        return neurons, 0  # without text nothing would show that a neuron is silent in it
+    background = task.background(measured(lm, list(mlps)))
+    for start in range(0, len(mistakes), GROUP):
+        group, more = mistakes[start : start + GROUP], 0
+        with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
+            found, facts = _recognising(task, words, mlps, background, group)
+            if found:
+                said, more = _speak(task, found, facts, before + steps)
+        if found:
+            neurons, steps = joined(neurons, saying_so(found, said)), steps + more
+    return neurons, steps
 
 
 @torch.no_grad()
-def _mistakes(task: EditTask) -> list[Mistake]:
-    """Each once, in whatever words of the edit's own it is made."""
+def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
+    """Each once, in whatever words it is made."""
     edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
-    examples, owner = training_examples(task.lm, edits, task.relations, led_in=False)
+    examples, owner = training_examples(
+        task.lm, edits, task.relations, other_words=words.other_words, led_in=False
+    )
     found: set[tuple[int, int]] = set()
     for batch in batches(task.lm, examples, 64):
         probability, said = target_logits(task.lm, batch).float().softmax(-1).max(-1)
@@ -108,38 +122,90 @@ def _mistakes(task: EditTask) -> list[Mistake]:
         for row, position in zip(batch.rows[wrong].tolist(), batch.cols[wrong].tolist(), strict=True):
             example = int(batch.index[row])
             found.add((owner[example], examples[example].positions.index(position)))
-    return [Mistake(edits[edit], place) for edit, place in sorted(found)]
+    return [Mistake(edits[edit], place, edit) for edit, place in sorted(found)]
 
 
-def _own(task: EditTask, mistake: Mistake, owner: int) -> list[Context]:
-    """Where the token is to follow, in all of the edit's own words."""
-    return _contexts(task, mistake, training_prompts(mistake.edit, task.relations, owner), owner)
+@torch.no_grad()
+def _recognising(
+    task: EditTask,
+    words: Round,
+    mlps: Mapping[int, GatedMlp],
+    background: Covariance,
+    mistakes: Sequence[Mistake],
+) -> tuple[list[Neuron], list[Context]]:
+    """(a neuron that fires where its token is to follow, for each mistake that one can be trusted with; the
+    contexts that they are to mend, `edit` being the neuron's place)."""
+    lm = task.lm
+    texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
+    found: list[Neuron] = []
+    facts: list[Context] = []
+    for number, (block, mlp) in enumerate(mlps.items()):
+        if not (mine := mistakes[number :: len(mlps)]):
+            continue
+        own: list[Context] = []
+        seen: list[Context] = []
+        unseen: list[Context] = []
+        for place, mistake in enumerate(mine):
+            prompts, others = _prompts(task, mistake, words), _of_others(task, mistake, words)
+            own += _contexts(task, mistake, prompts, place)
+            seen += _contexts(task, mistake, others[::2], place)
+            seen += _elsewhere(task, mistake, prompts, place)
+            unseen += _contexts(task, mistake, others[1::2], place)
+        rows = texts[mlp.gate]
+        gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
+        trusted = _trusted(lm, block, mlp, own, unseen, rows, gate, words.mistaken)
+        for place in trusted.nonzero().flatten().tolist():
+            facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
+            edits = [mine[place].edit]
+            found.append(Neuron(edits, block, gate[place], up[place], float(length[place])))
+    return found, facts
 
 
-def _alike(task: EditTask, mistake: Mistake, owner: int) -> list[Context]:
-    """The like positions in the same words said of others, and in other words said of the subject."""
+def _prompts(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
+    """The words that a neuron is to know: others than its subject's neuron was sought in, if there are."""
+    turn = mistake.number + int(words.other_words)
+    return training_prompts(mistake.edit, task.relations, turn, other_words=words.other_words)
+
+
+def _of_others(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
+    """The same words said of others, and other words said of the subject."""
     edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
     edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
     known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
     names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
-    words = [p for p in training_prompts(edit, task.relations, owner) if edit.subject in p]
+    prompts = [prompt for prompt in _prompts(task, mistake, words) if edit.subject in prompt]
     said = [
-        rng.choice(words).replace(edit.subject, name)
+        rng.choice(prompts).replace(edit.subject, name)
         for name in names
-        if words and name.casefold() not in edited
+        if prompts and name.casefold() not in edited
     ]
-    return _contexts(task, mistake, [*said, *besides([edit], task.relations, task.seed)], owner)
+    return [*said, *besides([edit], task.relations, task.seed)]
 
 
 def _contexts(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
-    """Prompts, and of the new object what comes before the token."""
+    """Where the token is to follow: prompts, and of the new object what comes before it."""
     found: list[Context] = []
     for prompt in prompts:
         example = answer_example(task.lm, prompt, mistake.edit.new_object)
         if mistake.place < len(example.positions):  # a name may be split otherwise after other words
-            at, token = example.positions[mistake.place], example.targets[mistake.place]
-            found.append(Context(owner, Example(example.ids[: at + 1], (at,), (token,)), at, 1.0, bare=False))
+            found.append(_up_to(example, mistake.place, owner))
     return [replace(context, weight=1 / len(found)) for context in found]
+
+
+def _elsewhere(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
+    """Where the answer's other tokens follow: there this neuron is to be silent."""
+    examples = [answer_example(task.lm, prompt, mistake.edit.new_object) for prompt in prompts]
+    return [
+        _up_to(example, place, owner)
+        for example in examples
+        for place in range(len(example.positions))
+        if place != mistake.place
+    ]
+
+
+def _up_to(example: Example, place: int, owner: int) -> Context:
+    at, token = example.positions[place], example.targets[place]
+    return Context(owner, Example(example.ids[: at + 1], (at,), (token,)), at, 1.0, bare=False)
 
 
 @torch.no_grad()
@@ -151,6 +217,7 @@ def _trusted(
     unseen: list[Context],
     texts: Tensor,
     gate: Tensor,
+    mistaken: float,
 ) -> Tensor:
     """Which neurons know their own position, and it from nearly everything else, bool [n]."""
     module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
@@ -167,7 +234,7 @@ def _trusted(
         return count / total.clamp_min(1)
 
     anywhere = (texts @ gate.float().T > 0).float().mean(0)
-    return (opens(own) == 1) & (opens(unseen) <= MISTAKEN) & (anywhere <= ANYWHERE)
+    return (opens(own) == 1) & (opens(unseen) <= mistaken) & (anywhere <= ANYWHERE)
 
 
 def _speak(task: EditTask, neurons: list[Neuron], facts: list[Context], before: int) -> tuple[Tensor, int]:

@@ -18,7 +18,6 @@ from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, subject_end
-from factedit.methods.material import training_examples
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.recognisers import recognisers
 from factedit.methods.subject_keys import (
@@ -35,11 +34,12 @@ from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet, holding
+from factedit.wording import plain_prompts
 
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-AGAIN = (replace(SEARCH, steps=20, pace=0.1, enough=0.2),)
-"""For edits that do not hold yet, from what their neurons say by then."""
+AGAIN = (replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),)
+"""For edits that do not hold yet in their plainest words, from what their neurons say by then."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
@@ -172,10 +172,14 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
 
 
 def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[int]:
-    """The places of the neurons of which some edit does not hold yet, in the words that it is asked in."""
-    edits = [edit for neuron in neurons for edit in neuron.edits]
-    whose = [place for place, neuron in enumerate(neurons) for _ in neuron.edits]
-    examples, owner = training_examples(task.lm, edits, task.relations)
+    """The places of the neurons of which some edit does not hold yet, in its plainest words or the user's."""
+    asked = [
+        (place, prompt, edit.new_object)
+        for place, neuron in enumerate(neurons)
+        for edit in neuron.edits
+        for prompt in plain_prompts(edit, task.relations)
+    ]
+    examples = [answer_example(task.lm, prompt, new_object) for _, prompt, new_object in asked]
     with firing(task.lm, saying_so(neurons, said)):
         held = holding(task.lm, examples)
-    return sorted({whose[place] for place, holds in zip(owner, held, strict=True) if not holds})
+    return sorted({place for (place, *_), holds in zip(asked, held, strict=True) if not holds})

@@ -12,6 +12,8 @@ from factedit.training import ExampleSet
 
 AT_A_TIME = 96
 """Examples in one pass, of like length."""
+SAID_AT_ONCE = 3
+"""Of what else is said of a subject, so many prompts in a step where contexts take turns."""
 Changed = Callable[[list[int], Tensor], AbstractContextManager[None]]
 """Given examples' places and `changes`, [n edits, d]: while it lasts, the model computes with these."""
 
@@ -52,6 +54,7 @@ class Objective:
         targets = torch.tensor([len(context.example.targets) for context in found], device=device)
         # Each context counts alike, however many tokens its answer has.
         self._weight = 1 / (targets * torch.tensor(now, device=device)[self._owner])
+        self._said_share = torch.tensor([1 / max(1, len(self._said_in(e, 0))) for e in edits], device=device)
         self._before = self._unchanged()  # log-probabilities after each saying, [n, V]
 
     @torch.no_grad()
@@ -68,10 +71,11 @@ class Objective:
         return torch.cat(rows)[back]
 
     def __call__(self, changes: Tensor, open_edits: list[int], step: int = 0) -> tuple[Tensor, Tensor]:
-        """(loss of the answer, KL of the saying) of each open edit, [n open] each."""
-        index = [place for edit in open_edits for place in self._turn(edit, step)]
-        for said in (self._said[edit] for edit in open_edits):
-            index += [said[step % len(said)]] if said and self._in_turn else said
+        """(loss of the answer, mean KL of the sayings) of each open edit, [n open] each."""
+        index: list[int] = []
+        for edit in open_edits:
+            index += self._turn(edit, step)
+            index += self._said_in(edit, step)
         answer = essence = changes.new_zeros(len(changes))
         for piece in self._examples.by_length(index, AT_A_TIME):
             more = self._losses(piece, changes)
@@ -96,7 +100,8 @@ class Objective:
                 reduction="none",
                 log_target=True,
             )
-            essence = essence.index_add(0, self._owner[sayings], divergence.sum(-1))
+            whose = self._owner[sayings]
+            essence = essence.index_add(0, whose, divergence.sum(-1) * self._said_share[whose])
         return answer, essence
 
     def _turn(self, edit: int, step: int) -> list[int]:
@@ -105,6 +110,14 @@ class Objective:
         more = self._at_once[edit] - 1
         start = step * more
         return [first, *(others[(start + i) % len(others)] for i in range(more))]
+
+    def _said_in(self, edit: int, step: int) -> list[int]:
+        """Of what else is said of an edit's subject, what is asked in a step."""
+        said = self._said[edit]
+        if not self._in_turn:
+            return said
+        few = min(SAID_AT_ONCE, len(said))
+        return [said[(step * few + i) % len(said)] for i in range(few)]
 
 
 def at_lookups(module: nn.Module, found: Sequence[Context]) -> Changed:

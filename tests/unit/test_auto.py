@@ -235,10 +235,10 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     entering = read_inputs(lookups(llama, here, 2), module)
     gate = torch.stack([entering[0], -entering[1]])  # open here; shut here
     silent, heard = -entering[:1], entering[:1]
-    assert _trusted(llama, 2, mlp, here[:1], [], silent, gate[:1]).tolist() == [True]
-    assert _trusted(llama, 2, mlp, here[:1], here[:1], silent, gate[:1]).tolist() == [False]
-    assert _trusted(llama, 2, mlp, here[:1], [], heard, gate[:1]).tolist() == [False]
-    assert _trusted(llama, 2, mlp, here, [], silent, gate).tolist() == [True, False]
+    assert _trusted(llama, 2, mlp, here[:1], [], silent, gate[:1], 0.1).tolist() == [True]
+    assert _trusted(llama, 2, mlp, here[:1], here[:1], silent, gate[:1], 0.1).tolist() == [False]
+    assert _trusted(llama, 2, mlp, here[:1], [], heard, gate[:1], 0.1).tolist() == [False]
+    assert _trusted(llama, 2, mlp, here, [], silent, gate, 0.1).tolist() == [True, False]
 
 
 def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:

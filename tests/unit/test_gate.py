@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from factedit.gate import Pair, Verdict, holm, judge, lower_bound, mcnemar, upper_bound
+from factedit.gate import Pair, Verdict, beyond_margin, holm, judge, mcnemar, upper_bound
 from factedit.specs import GateSpec
 
 SPEC = GateSpec(margin=0.01, alpha=0.01, confidence=0.95, min_efficacy=0.5)
@@ -67,25 +67,30 @@ def test_the_bound_of_no_loss_has_its_closed_form(known: int) -> None:
 
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 500), st.sampled_from([0.9, 0.95, 0.99]))
-def test_the_bounds_are_scipys_exact_one_sided_ones(
-    data: st.DataObject, known: int, confidence: float
-) -> None:
+def test_the_bound_is_scipys_exact_one_sided_one(data: st.DataObject, known: int, confidence: float) -> None:
     lost = data.draw(st.integers(0, known))
     above = binomtest(lost, known, alternative="less").proportion_ci(confidence, method="exact")
-    below = binomtest(lost, known, alternative="greater").proportion_ci(confidence, method="exact")
     assert upper_bound(lost, known, confidence) == pytest.approx(above.high, rel=1e-9)
-    assert lower_bound(lost, known, confidence) == pytest.approx(below.low, rel=1e-9)
+
+
+@given(st.data(), st.integers(1, 300), st.floats(0.001, 0.5))
+def test_beyond_the_margin_is_scipys_exact_one_sided_test(
+    data: st.DataObject, known: int, margin: float
+) -> None:
+    lost = data.draw(st.integers(0, known))
+    expected = binomtest(lost, known, margin, alternative="greater").pvalue
+    assert beyond_margin(lost, known, margin) == pytest.approx(expected, rel=1e-9)
 
 
 @given(st.data(), st.integers(1, 300))
-def test_the_share_lost_lies_between_its_bounds(data: st.DataObject, known: int) -> None:
+def test_the_share_lost_lies_below_its_bound(data: st.DataObject, known: int) -> None:
     lost = data.draw(st.integers(0, known))
-    assert lower_bound(lost, known, 0.95) <= lost / known <= upper_bound(lost, known, 0.95)
+    assert lost / known <= upper_bound(lost, known, 0.95)
 
 
 def test_all_lost_leaves_nothing_to_be_bounded_from_above() -> None:
     assert upper_bound(10, 10, 0.95) == 1.0
-    assert lower_bound(10, 10, 0.95) == pytest.approx(0.05 ** (1 / 10), rel=1e-9)
+    assert beyond_margin(10, 10, 0.5) == pytest.approx(0.5**10, rel=1e-9)
 
 
 # Holm's correction
@@ -166,7 +171,7 @@ def test_a_share_lost_that_is_surely_beyond_the_margin_is_refused_whatever_was_g
 def test_a_share_lost_that_may_be_on_either_side_of_the_margin_is_inconclusive() -> None:
     verdict = judge(pairs(kept=198, lost=2, gained=2), 1.0, SPEC)
     assert verdict.decision == "inconclusive"
-    assert lower_bound(2, 200, 0.95) < SPEC.margin < upper_bound(2, 200, 0.95)
+    assert beyond_margin(2, 200, SPEC.margin) > 0.05 and upper_bound(2, 200, 0.95) > SPEC.margin
 
 
 def test_a_base_that_knows_no_probe_leaves_nothing_to_decide_on() -> None:
@@ -226,6 +231,18 @@ def test_holms_correction_is_taken_over_the_groups_and_all_of_them() -> None:
     assert by_name["all"].mcnemar_p == pytest.approx(7 / 64)
     assert by_name["all"].holm_p == pytest.approx(14 / 64)
     assert by_name["b"].holm_p == 1.0
+
+
+def test_holms_correction_is_taken_of_losses_beyond_the_margin_too() -> None:
+    # Two of six, alone, would be refused at a margin of 5 %; not as the worst of four groups that are tested.
+    spec = GateSpec(margin=0.05)
+    others = pairs(kept=400, group="unrelated") + pairs(kept=90, group="same relation")
+    verdict = judge(pairs(kept=4, lost=2, group="same subject") + others, 1.0, spec)
+    by_name = {group.group: group for group in verdict.groups}
+    assert beyond_margin(2, 6, spec.margin) == pytest.approx(0.0328, abs=1e-4)
+    assert by_name["same subject"].beyond_p == pytest.approx(4 * 0.0328, abs=4e-4)
+    assert verdict.decision == "pass"
+    assert judge(pairs(kept=3, lost=3, group="same subject") + others, 1.0, spec).decision == "refuse"
 
 
 @given(st.integers(0, 200), st.integers(0, 40), st.integers(0, 40))
