@@ -25,7 +25,7 @@ from factedit.model_sources import DEFAULT_SOURCE, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import root_digest
 from factedit.own_text import silent_texts
-from factedit.relations import builtin_catalogue
+from factedit.relations import Relation, builtin_catalogue
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, plan
 from workers.background import Background, apart_from
@@ -133,11 +133,12 @@ class Engine:
         ledger: Sequence[Edit] = (),
         avoid: Sequence[str] = (),
         anchors: Sequence[str] | None = None,
+        relations: Mapping[str, Relation] | None = None,
         progress: Progress = lambda _: None,
     ) -> Made:
         """Edit as workers/edit_process.py does: its anchors, and its background less the edited subjects.
 
-        `anchors`: instead of the catalogue's.
+        `anchors`: instead of the catalogue's; `relations`: for edits that name one.
 
         Raises:
             EditingError, NoSuchBlock: the method can't do this.
@@ -158,13 +159,15 @@ class Engine:
         self._texts()  # once for a model, like the rest of the background: no part of the edit
         started = time.perf_counter()
         if anchors is None:
-            anchors = draw(catalogue, in_force, {}, count, choices.seed, avoid, contrasting=contrasting)
+            anchors = draw(
+                catalogue, in_force, relations or {}, count, choices.seed, avoid, contrasting=contrasting
+            )
         edited = edit(
             self.lm,
             parent=parent or {},
             edits=edits,
             ledger=ledger,
-            relations={},
+            relations=relations or {},
             anchors=anchors,
             method=choices.method,
             blocks=choices.blocks,

@@ -134,9 +134,9 @@ def known_kept(engine: Engine, overlay: Overlay, count: int, subjects: set[str])
     with applied(engine.lm, overlay):
         after = [answer.text for answer in engine.ask(prompts, PROBE_TOKENS, before)]
     return share(
-        _right(new, probe)
+        is_right(new, probe)
         for old, new, probe in zip(before, after, probes, strict=True)
-        if _right(old, probe)
+        if is_right(old, probe)
     )
 
 
@@ -145,11 +145,11 @@ def known_probes(engine: Engine, count: int, subjects: set[str]) -> list[Probe]:
     probes = catalogue_probes(builtin_catalogue())
     random.Random(0).shuffle(probes)
     found = engine.root_answers([probe.prompt for probe in probes], PROBE_TOKENS)
-    known = [probe for probe, answer in zip(probes, found, strict=True) if _right(answer, probe)]
+    known = [probe for probe, answer in zip(probes, found, strict=True) if is_right(answer, probe)]
     return [probe for probe in known if (probe.subject or "").casefold() not in subjects][:count]
 
 
-def _right(answer: str, probe: Probe) -> bool:
+def is_right(answer: str, probe: Probe) -> bool:
     return begins_with(answer, (probe.object, *probe.aliases))
 
 

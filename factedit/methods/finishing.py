@@ -149,7 +149,7 @@ def _recognising(
             prompts, others = _prompts(task, mistake, words), _of_others(task, mistake, words)
             own += _contexts(task, mistake, prompts, place)
             seen += _contexts(task, mistake, others[::2], place)
-            seen += _elsewhere(task, mistake, prompts, place)
+            seen += _elsewhere(lm, mistake, prompts, place)
             unseen += _contexts(task, mistake, others[1::2], place)
         rows = texts[mlp.gate]
         gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
@@ -192,9 +192,9 @@ def _contexts(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: i
     return [replace(context, weight=1 / len(found)) for context in found]
 
 
-def _elsewhere(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
+def _elsewhere(lm: LanguageModel, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
     """Where the answer's other tokens follow: there this neuron is to be silent."""
-    examples = [answer_example(task.lm, prompt, mistake.edit.new_object) for prompt in prompts]
+    examples = [answer_example(lm, prompt, mistake.edit.new_object) for prompt in prompts]
     return [
         _up_to(example, place, owner)
         for example in examples

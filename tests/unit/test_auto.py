@@ -28,7 +28,7 @@ from factedit.methods.detectors import (
     constant,
     detectors,
 )
-from factedit.methods.finishing import _trusted
+from factedit.methods.finishing import Mistake, _elsewhere, _trusted
 from factedit.methods.keys import Context, lookups, read_inputs
 from factedit.methods.subjects import Written
 from factedit.models import LanguageModel, load_model
@@ -223,6 +223,31 @@ def test_an_answer_is_finished_where_it_is_formed(
         assert answers(toy, new)
         others = [replace(new, prompt=ask(fact), new_object=fact.object) for fact in facts[20:40]]
         assert all(answers(toy, other) for other in others)
+
+
+def test_an_answer_is_finished_in_other_words_too(
+    toy: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "write_at_subjects", lambda _: Written(None, 0))
+    facts, relations = toy_facts(), builtin_catalogue().relations
+    new = Edit(id="1", subject=facts[0].subject, relation="capital", new_object=facts[1].object)
+    anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
+    made = run(toy, [new], blocks="auto", anchors=anchors, texts=anchors, relations=relations)
+    words = relations["capital"].training_prompts(new.subject)
+    with applied(toy, made.tensors):
+        held = [answers(toy, replace(new, prompt=prompt)) for prompt in words]
+    assert made.metrics["changed_tensors"] == [] and len(held) > 3
+    assert sum(held) >= 0.8 * len(held)
+
+
+def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: LanguageModel) -> None:
+    edit = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
+    whole = answer_example(llama, edit.prompt or "", edit.new_object)
+    found = _elsewhere(llama, Mistake(edit, place=0, number=0), [edit.prompt or ""], owner=7)
+    assert len(found) == len(whole.positions) - 1
+    assert [context.lookup for context in found] == list(whole.positions[1:])
+    assert [context.example.ids for context in found] == [whole.ids[: at + 1] for at in whole.positions[1:]]
+    assert {context.edit for context in found} == {7}
 
 
 def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) -> None:
