@@ -24,7 +24,6 @@ from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, lookups, read_inputs
-from factedit.methods.material import training_examples
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.recognisers import recognisers
 from factedit.methods.value_objective import Objective
@@ -40,7 +39,7 @@ from factedit.task import EditTask
 from factedit.training import ExampleSet
 from factedit.wording import training_prompts
 
-HOLDS = 0.5
+HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.1)
 OTHERS = 24
@@ -112,9 +111,18 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
 def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
     """Each once, in whatever words it is made."""
     edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
-    examples, owner = training_examples(
-        task.lm, edits, task.relations, other_words=words.other_words, led_in=False
-    )
+    examples: list[Example] = []
+    owner: list[int] = []
+    for number, edit in enumerate(edits):
+        prompts = dict.fromkeys(
+            prompt
+            for turn in range(number, _last_turn(number, words) + 1)
+            for prompt in training_prompts(
+                edit, task.relations, turn, other_words=words.other_words, led_in=False
+            )
+        )
+        examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts]
+        owner += [number] * len(prompts)
     found: set[tuple[int, int]] = set()
     for batch in batches(task.lm, examples, 64):
         probability, said = target_logits(task.lm, batch).float().softmax(-1).max(-1)
@@ -122,7 +130,7 @@ def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
         for row, position in zip(batch.rows[wrong].tolist(), batch.cols[wrong].tolist(), strict=True):
             example = int(batch.index[row])
             found.add((owner[example], examples[example].positions.index(position)))
-    return [Mistake(edits[edit], place, edit) for edit, place in sorted(found)]
+    return [Mistake(edits[number], place, number) for number, place in sorted(found)]
 
 
 @torch.no_grad()
@@ -163,8 +171,13 @@ def _recognising(
 
 def _prompts(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
     """The words that a neuron is to know: others than its subject's neuron was sought in, if there are."""
-    turn = mistake.number + int(words.other_words)
+    turn = _last_turn(mistake.number, words)
     return training_prompts(mistake.edit, task.relations, turn, other_words=words.other_words)
+
+
+def _last_turn(number: int, words: Round) -> int:
+    """Other words are taken in turn: an edit's own turn was its subject's neuron's, the next one is ours."""
+    return number + 1 if words.other_words else number
 
 
 def _of_others(task: EditTask, mistake: Mistake, words: Round) -> list[str]:

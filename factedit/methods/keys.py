@@ -77,14 +77,45 @@ def subject_end(lm: LanguageModel, prompt: str, subject: str) -> int:
     return min(last, max(inside, default=last))
 
 
-def lookups(lm: LanguageModel, found: Sequence[Context], first_block: int) -> ExampleSet:
+@dataclass(frozen=True, slots=True)
+class Lookups:
+    """Contexts up to their lookups; one that another one begins with is read in passing.
+
+    Attributes:
+        at: by context, the example that it is read in, and the index in that one's ids.
+    """
+
+    examples: ExampleSet
+    at: list[tuple[int, int]]
+
+
+def lookups(lm: LanguageModel, found: Sequence[Context], first_block: int) -> Lookups:
     """The contexts up to their lookups, cached below `first_block`."""
-    examples = ExampleSet(lm, [c.up_to_lookup() for c in found], [c.edit for c in found], first_block)
+    read, at = _in_passing([c.up_to_lookup().ids for c in found], lm.task == "causal")
+    examples = ExampleSet(lm, read, list(range(len(read))), first_block)
     if found and first_block > 0:
         # A model's first pass from a cached prefix tries it out on tokens that our hooks must not read.
         with torch.no_grad():
             examples.logits([0])
-    return examples
+    return Lookups(examples, at)
+
+
+def _in_passing(ends: Sequence[tuple[int, ...]], causal: bool) -> tuple[list[Example], list[tuple[int, int]]]:
+    """(what to read so that every sequence's last token is read; by sequence, in which, and where)."""
+    ids: list[tuple[int, ...]] = []
+    positions: list[set[int]] = []
+    read_in: dict[tuple[int, ...], int] = {}
+    # In this order whatever begins with a sequence comes just before it.
+    for end in sorted(set(ends), reverse=True):
+        if not (causal and ids and ids[-1][: len(end)] == end):
+            ids.append(end)
+            positions.append(set())
+        read_in[end] = len(ids) - 1
+        positions[-1].add(len(end) - 1)
+    examples = [
+        Example(each, tuple(sorted(at)), (0,) * len(at)) for each, at in zip(ids, positions, strict=True)
+    ]
+    return examples, [(read_in[end], len(end) - 1) for end in ends]
 
 
 def mean_over_contexts(rows: Tensor, found: Sequence[Context]) -> Tensor:
@@ -103,21 +134,21 @@ class _Read(Exception):
 
 
 @torch.no_grad()
-def read_inputs(examples: ExampleSet, module: nn.Module) -> Tensor:
-    """What enters `module` at the examples' positions, one row an example, [n, d_in] float32."""
+def read_inputs(read: Lookups, module: nn.Module) -> Tensor:
+    """What enters `module` at the lookups, one row a context, [n, d_in] float32."""
 
     def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
         raise _Read(args[0])
 
     handle = module.register_forward_pre_hook(stop)
     try:
-        return _rows(examples)
+        return _rows(read)
     finally:
         handle.remove()
 
 
 @torch.no_grad()
-def read_outputs(examples: ExampleSet, module: nn.Module) -> Tensor:
+def read_outputs(read: Lookups, module: nn.Module) -> Tensor:
     """What leaves `module` (a block or a matrix) likewise, [n, d] float32."""
 
     def stop(_: nn.Module, __: Any, output: Any) -> None:
@@ -125,19 +156,21 @@ def read_outputs(examples: ExampleSet, module: nn.Module) -> Tensor:
 
     handle = module.register_forward_hook(stop)
     try:
-        return _rows(examples)
+        return _rows(read)
     finally:
         handle.remove()
 
 
-def _rows(examples: ExampleSet) -> Tensor:
-    found: dict[int, Tensor] = {}
+def _rows(read: Lookups) -> Tensor:
+    examples = read.examples
+    found: dict[tuple[int, int], Tensor] = {}
     for index in examples.by_length(range(len(examples)), BATCH):
         batch, prefix = examples.batch(index)
         try:
             target_logits(examples.lm, batch, prefix=prefix, first_block=examples.first_block)
-        except _Read as read:
-            found.update(zip(index, read.hidden[batch.rows, batch.cols].float(), strict=True))
+        except _Read as stopped:
+            read_at = zip(batch.index[batch.rows].tolist(), batch.cols.tolist(), strict=True)
+            found.update(zip(read_at, stopped.hidden[batch.rows, batch.cols].float(), strict=True))
         else:
             raise RuntimeError("The forward pass did not go through the module that was to be read.")
-    return torch.stack([found[i] for i in range(len(examples))])
+    return torch.stack([found[at] for at in read.at])

@@ -6,9 +6,8 @@ from torch import Tensor
 from factedit.curvature import Covariance
 from factedit.gated_mlp import GatedMlp
 from factedit.methods.detectors import SHARPNESS, SILENT, THRESHOLD, Keys, constant, detectors
-from factedit.methods.keys import Context, lookups, read_inputs, read_outputs
+from factedit.methods.keys import Context, Lookups, lookups, read_inputs, read_outputs
 from factedit.models import LanguageModel
-from factedit.training import ExampleSet
 
 FAINTEST = 0.05 * SHARPNESS * (1 - THRESHOLD) * (SILENT - 1)
 """A neuron that fires less than a twentieth of what it should knows its keys too badly to be amplified."""
@@ -51,9 +50,9 @@ def recognisers(
     return gate, up, torch.stack(lengths) / mean_fires.clamp_min(FAINTEST)
 
 
-def _keys(lm: LanguageModel, found: list[Context], examples: ExampleSet, mlp: GatedMlp) -> Keys:
-    """What enters the MLP at the contexts' lookups, of which `examples` are made."""
+def _keys(lm: LanguageModel, found: list[Context], read: Lookups, mlp: GatedMlp) -> Keys:
+    """What enters the MLP at the contexts' lookups, `read`."""
     module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
     owner = torch.tensor([context.edit for context in found], dtype=torch.long, device=lm.device)
     weight = torch.tensor([context.weight for context in found], device=lm.device)
-    return Keys(read_inputs(examples, module), owner, weight)
+    return Keys(read_inputs(read, module), owner, weight)

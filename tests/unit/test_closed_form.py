@@ -13,6 +13,8 @@ from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.methods.keys import (
+    Context,
+    Lookups,
     contexts,
     lookups,
     mean_over_contexts,
@@ -207,6 +209,19 @@ def test_a_subject_split_into_bytes_is_found_to_its_last(tmp_path: Path) -> None
     assert qwen.tokenizer.decode(ids[: place + 1]) == "The capital of Curaçao™"
 
 
+def test_contexts_that_another_begins_with_are_read_in_passing(lm: LanguageModel) -> None:
+    example = answer_example(lm, "The capital of France is", "Rome")
+    ends = [3, 1, len(example.ids) - 1, 3]
+    found = [Context(0, example, end, 1.0, bare=False) for end in ends]
+    other = answer_example(lm, "A river in Italy is", "Rome")
+    found.append(Context(0, other, 4, 1.0, bare=False))
+    read = lookups(lm, found, 1)
+    assert len(read.examples) == 2
+    module = layer(lm, lm.block_tensors(1, "mlp_out")[0])
+    alone = torch.cat([read_inputs(lookups(lm, [context], 1), module) for context in found])
+    close(read_inputs(read, module), alone)
+
+
 def test_what_is_read_at_a_lookup_is_what_enters_the_matrix_there(lm: LanguageModel) -> None:
     (name,) = lm.block_tensors(1, "mlp_out")
     module = lm.model.get_submodule(name.rpartition(".")[0])
@@ -311,7 +326,7 @@ def test_what_the_ledgers_edits_yield_is_kept(llama: LanguageModel, name: str, m
     monkeypatch.setattr(sys.modules[f"factedit.methods.{module}"], "right", lambda a: [True] * len(a))
     old = contexts(llama, EDITS[1:], {}, lead_ins=0, seed=0)
     example = old[0].up_to_lookup() if name != "ultraedit" else first_position(old[0].example)
-    asked = ExampleSet(llama, [example], [0], 0)
+    asked = Lookups(ExampleSet(llama, [example], [0], 0), [(0, example.positions[0])])
     (matrix,) = llama.block_tensors(0, "mlp_out")
 
     def moved(ledger: list[Edit]) -> float:
