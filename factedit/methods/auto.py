@@ -48,7 +48,7 @@ def edit_by_auto(task: EditTask) -> Edited:
     parent = looked_up = with_neurons(task.parent, written.neurons)
     left, steps = _left(task, parent), written.steps
     for words in ROUNDS:
-        if not (left or words.other_words):
+        if not (left or words.turn):
             break
         neurons, more = finish_answers(replace(task, progress=first), parent, words, steps)
         finished, steps = with_neurons(task.parent, neurons), steps + more

@@ -58,15 +58,16 @@ class Round:
     """In which words answers are to be finished.
 
     Attributes:
-        other_words: of the relation's as well, not the edit's own alone.
+        turn: how many times other words of the relation are taken beyond those that the subject's neuron was
+            sought in; 0: in the edit's own words alone.
         mistaken: a neuron that fires at more than this share of what it is tried on is not added.
     """
 
-    other_words: bool
+    turn: int
     mistaken: float
 
 
-ROUNDS = (Round(other_words=True, mistaken=0.1), Round(other_words=False, mistaken=0.5))
+ROUNDS = (Round(turn=1, mistaken=0.1), Round(turn=0, mistaken=0.5))
 """The second is for what does not hold after the first. It is worth a neuron that answers, now and then, to
 another subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
@@ -116,9 +117,9 @@ def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
     for number, edit in enumerate(edits):
         prompts = dict.fromkeys(
             prompt
-            for turn in range(number, _last_turn(number, words) + 1)
+            for turn in range(number, number + words.turn + 1)
             for prompt in training_prompts(
-                edit, task.relations, turn, other_words=words.other_words, led_in=False
+                edit, task.relations, turn, other_words=words.turn > 0, led_in=False
             )
         )
         examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts]
@@ -171,13 +172,8 @@ def _recognising(
 
 def _prompts(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
     """The words that a neuron is to know: others than its subject's neuron was sought in, if there are."""
-    turn = _last_turn(mistake.number, words)
-    return training_prompts(mistake.edit, task.relations, turn, other_words=words.other_words)
-
-
-def _last_turn(number: int, words: Round) -> int:
-    """Other words are taken in turn: an edit's own turn was its subject's neuron's, the next one is ours."""
-    return number + 1 if words.other_words else number
+    turn = mistake.number + words.turn
+    return training_prompts(mistake.edit, task.relations, turn, other_words=words.turn > 0)
 
 
 def _of_others(task: EditTask, mistake: Mistake, words: Round) -> list[str]:

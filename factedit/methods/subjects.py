@@ -39,7 +39,8 @@ from factedit.wording import plain_prompts
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
 AGAIN = (replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),)
-"""For edits that do not hold yet in their plainest words, from what their neurons say by then."""
+"""For edits by prompt alone that do not hold yet, from what their neurons say by then. Those by relation are
+finished in all of its templates (factedit.methods.finishing), which costs their subjects less."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
@@ -172,13 +173,16 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
 
 
 def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[int]:
-    """The places of the neurons of which some edit does not hold yet, in its plainest words or the user's."""
+    """The places of the neurons of which some edit by prompt alone does not hold yet, in the user's words."""
     asked = [
         (place, prompt, edit.new_object)
         for place, neuron in enumerate(neurons)
         for edit in neuron.edits
+        if edit.relation not in task.relations
         for prompt in plain_prompts(edit, task.relations)
     ]
+    if not asked:
+        return []
     examples = [answer_example(task.lm, prompt, new_object) for _, prompt, new_object in asked]
     with firing(task.lm, saying_so(neurons, said)):
         held = holding(task.lm, examples)
