@@ -39,8 +39,10 @@ from factedit.wording import plain_prompts
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
 AGAIN = (replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),)
-"""For edits by prompt alone that do not hold yet, from what their neurons say by then. Those by relation are
-finished in all of its templates (factedit.methods.finishing), which costs their subjects less."""
+"""For edits by prompt alone that do not hold yet, from what their neurons say by then."""
+BY_RELATION = 0.5
+"""All lengths are so much shorter where the relation is known: such edits are finished in all of its
+templates (factedit.methods.finishing), which leaves their subjects' other facts alone."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
@@ -123,7 +125,7 @@ def _speak(
     facts, sayings = _asked(task, neurons)
     examples = _examples(task, neurons, [*facts, *sayings])
     objective = Objective(examples, facts, sayings, SEARCH.at_once, of_neurons(lm, neurons))
-    length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
+    length = torch.tensor([[_reach(task, neuron)] for neuron in neurons], device=lm.device)
     said, steps = length.new_zeros((len(neurons), neurons[0].gate.shape[0])), 0
     todo = list(range(len(neurons)))
     for number, search in enumerate((SEARCH, *AGAIN)):
@@ -134,6 +136,11 @@ def _speak(
         values = seek(objective, said, length, search, told, todo)
         said, steps = values.changes, steps + values.steps
     return said, steps
+
+
+def _reach(task: EditTask, neuron: Neuron) -> float:
+    by_relation = all(edit.relation in task.relations for edit in neuron.edits)
+    return neuron.length * (BY_RELATION if by_relation else 1.0)
 
 
 def _teller(task: EditTask, search: Search, before: int, settled: int, total: int) -> Told:
