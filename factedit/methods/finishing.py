@@ -92,15 +92,17 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     lm, neurons, steps = task.lm, Neurons.of(overlay), 0
     mlps = {b: mlp for b in task.plan.answering if (mlp := gated_mlp(lm, b)) is not None}
     mlps = dict(islice(mlps.items(), BLOCKS))
+    gates = measured(lm, list(mlps))
     with applied(lm, overlay):
         mistakes = _mistakes(task, words)
-    if not (mistakes and mlps and task.texts):
-        return neurons, 0  # without text nothing would show that a neuron is silent in it
-    background = task.background(measured(lm, list(mlps)))
+        if not (mistakes and mlps and task.texts):
+            return neurons, 0  # without text nothing would show that a neuron is silent in it
+        texts = inputs_of(lm, gates, task.texts)
+    background = task.background(gates)
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
-            found, facts = _recognising(task, words, mlps, background, group)
+            found, facts = _recognising(task, words, mlps, background, texts, group)
             if found:
                 said, more = _speak(task, found, facts, before + steps)
         if found:
@@ -110,8 +112,12 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
 
 @torch.no_grad()
 def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
-    """Each once, in whatever words it is made."""
-    edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
+    """Each once, in whatever words it is made.
+
+    The ledger's edits are asked in their own words alone: in others they were finished when they were new.
+    """
+    asked = task.edits if words.turn else [*task.edits, *task.ledger]
+    edits = [edit for edit in asked if not edit.erase]
     examples: list[Example] = []
     owner: list[int] = []
     for number, edit in enumerate(edits):
@@ -140,12 +146,12 @@ def _recognising(
     words: Round,
     mlps: Mapping[int, GatedMlp],
     background: Covariance,
+    texts: Mapping[str, Tensor],
     mistakes: Sequence[Mistake],
 ) -> tuple[list[Neuron], list[Context]]:
     """(a neuron that fires where its token is to follow, for each mistake that one can be trusted with; the
     contexts that they are to mend, `edit` being the neuron's place)."""
     lm = task.lm
-    texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
     found: list[Neuron] = []
     facts: list[Context] = []
     for number, (block, mlp) in enumerate(mlps.items()):

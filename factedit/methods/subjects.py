@@ -138,9 +138,12 @@ def _speak(
     return said, steps
 
 
+def _by_relation(task: EditTask, edit: Edit) -> bool:
+    return edit.relation in task.relations
+
+
 def _reach(task: EditTask, neuron: Neuron) -> float:
-    by_relation = all(edit.relation in task.relations for edit in neuron.edits)
-    return neuron.length * (BY_RELATION if by_relation else 1.0)
+    return neuron.length * (BY_RELATION if all(_by_relation(task, edit) for edit in neuron.edits) else 1.0)
 
 
 def _teller(task: EditTask, search: Search, before: int, settled: int, total: int) -> Told:
@@ -185,7 +188,7 @@ def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[in
         (place, prompt, edit.new_object)
         for place, neuron in enumerate(neurons)
         for edit in neuron.edits
-        if edit.relation not in task.relations
+        if not _by_relation(task, edit)
         for prompt in plain_prompts(edit, task.relations)
     ]
     if not asked:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from factedit.added_neurons import FIELDS, Neurons
 from factedit.anchors import anchor_prompts
+from factedit.curvature import Covariance
 from factedit.editing import edit
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
@@ -28,7 +29,7 @@ from factedit.methods.detectors import (
     constant,
     detectors,
 )
-from factedit.methods.finishing import Mistake, _elsewhere, _trusted
+from factedit.methods.finishing import ROUNDS, Mistake, _elsewhere, _mistakes, _trusted
 from factedit.methods.keys import Context, lookups, read_inputs
 from factedit.methods.subjects import Written
 from factedit.models import LanguageModel, load_model
@@ -36,7 +37,7 @@ from factedit.overlay import applied, root_digest
 from factedit.prompts import Batch, answer_example, collate
 from factedit.relations import builtin_catalogue
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
-from factedit.task import Edited, plan
+from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
 from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
 
@@ -238,6 +239,18 @@ def test_an_answer_is_finished_in_other_words_too(
         held = [answers(toy, replace(new, prompt=prompt)) for prompt in words]
     assert made.metrics["changed_tensors"] == [] and len(held) > 3
     assert sum(held) >= 0.8 * len(held)
+
+
+def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: LanguageModel) -> None:
+    method, ball = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0)), ConstraintSpec()
+    chosen = plan(llama, method, [0, 1, 2], ball)
+
+    def background(_: Sequence[str]) -> Covariance:
+        raise AssertionError("nothing is to be measured for this")
+
+    task = EditTask(llama, chosen, {}, [FRANCE], [ITALY], {}, ANCHORS, method, 0, lambda _: None, background)
+    asked = {words.turn: {mistake.edit.id for mistake in _mistakes(task, words)} for words in ROUNDS}
+    assert asked == {1: {FRANCE.id}, 0: {FRANCE.id, ITALY.id}}
 
 
 def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: LanguageModel) -> None:
