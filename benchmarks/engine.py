@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from factedit.generation import Generation, asked_again
 from factedit.model_sources import DEFAULT_SOURCE, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import root_digest
-from factedit.own_text import silent_texts
 from factedit.relations import Relation, builtin_catalogue
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, plan
@@ -156,6 +155,14 @@ class Engine:
             measuring[0] += time.perf_counter() - started
             return found
 
+        silent = self._background.running_text(self.store, self._digest, self.lm, in_force)
+
+        def reading(names: Sequence[str]) -> dict[str, list[Tensor]]:
+            started = time.perf_counter()
+            found = silent.read(names)
+            measuring[0] += time.perf_counter() - started
+            return found
+
         self._texts()  # once for a model, like the rest of the background: no part of the edit
         started = time.perf_counter()
         if anchors is None:
@@ -175,7 +182,7 @@ class Engine:
             seed=choices.seed,
             progress=progress,
             background=background,
-            texts=silent_texts(self._texts(), in_force) if chosen.looking_up else (),
+            texts=replace(silent, read=reading) if chosen.looking_up else None,
         )
         seconds = time.perf_counter() - started - measuring[0]
         if root_digest(self.lm) != self._digest:

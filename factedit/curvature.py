@@ -20,7 +20,7 @@ from factedit.prompts import Batch, batches, next_token_example
 
 BATCH = 64
 Seen = Callable[[str, Tensor], None]
-"""Called with a matrix's name and the rows that entered it, float32 [N, d_in]."""
+"""Called with a matrix's name and the rows that entered it, [N, d_in] in the model's dtype."""
 
 
 class NoCurvature(Exception):
@@ -65,20 +65,22 @@ def measure(
     totals = {name: torch.zeros(_width(lm, name), device=lm.device) for name in names}
 
     def add(name: str, rows: Tensor) -> None:
+        rows = rows.float()
         sums[name].addmm_(rows.T, rows)
         totals[name].add_(rows.sum(0))
 
-    return Covariance(sums, _read(lm, names, prompts, add, progress), totals)
+    order = _read(lm, names, prompts, add, progress)
+    return Covariance(sums, sum(length for _, length in order), totals)
 
 
-def inputs_of(lm: LanguageModel, names: Sequence[str], prompts: Sequence[str]) -> dict[str, Tensor]:
-    """What enters the matrices at every token of some prompts, float32 [tokens, d_in] each."""
+def inputs_of(lm: LanguageModel, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[Tensor]]:
+    """What enters the matrices at every token of each prompt, in the model's dtype, [tokens, d_in] each."""
     found: dict[str, list[Tensor]] = {name: [] for name in names}
-    _read(lm, names, prompts, lambda name, rows: found[name].append(rows), None)
-    return {
-        name: torch.cat(rows) if rows else torch.empty((0, _width(lm, name)), device=lm.device)
-        for name, rows in found.items()
-    }
+    order = _read(lm, names, prompts, lambda name, rows: found[name].append(rows), None)
+    lengths = [length for _, length in order]
+    back = sorted(range(len(order)), key=lambda at: order[at])
+    pieces = {name: torch.cat(rows).split(lengths) if rows else () for name, rows in found.items()}
+    return {name: [each[at] for at in back] for name, each in pieces.items()}
 
 
 @torch.no_grad()
@@ -88,11 +90,11 @@ def _read(
     prompts: Sequence[str],
     seen: Seen,
     progress: Callable[[int, int], None] | None,
-) -> int:
-    """The tokens that were read."""
+) -> list[tuple[int, int]]:
+    """(a prompt's place, its tokens) of all prompts, in the order they were read."""
     last = max((lm.block_of(name) or 0 for name in names), default=0)
     examples = [next_token_example(lm, prompt) for prompt in prompts]
-    tokens, done = 0, 0
+    order: list[tuple[int, int]] = []
     with _inputs_seen(lm, names, seen) as read:
         for batch in batches(lm, examples, BATCH):
             lengths = [len(examples[i].ids) for i in batch.index.tolist()]
@@ -102,11 +104,10 @@ def _read(
                 block_input(lm, batch, last + 1)
             else:
                 target_logits(lm, batch)
-            tokens += sum(lengths)
-            done += len(lengths)
+            order += zip(batch.index.tolist(), lengths, strict=True)
             if progress is not None:
-                progress(done, len(examples))
-    return tokens
+                progress(len(order), len(examples))
+    return order
 
 
 class Preconditioner:
@@ -188,7 +189,7 @@ def _inputs_seen(
         real[:] = [columns < torch.tensor(lengths, device=lm.device)[:, None]]
 
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, args: seen(name, args[0][real[0]].float())
+        return lambda _, args: seen(name, args[0][real[0]])
 
     handles = [_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
     try:

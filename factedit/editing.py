@@ -10,6 +10,7 @@ from factedit.facts import Edit
 from factedit.methods import EDITORS
 from factedit.models import LanguageModel
 from factedit.relations import Relation
+from factedit.running_text import RunningText
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditTask, change_metrics, overlay_of, plan
 
@@ -28,7 +29,7 @@ def edit(
     seed: int,
     progress: Callable[[dict[str, Any]], None],
     background: Callable[[Sequence[str]], Covariance] | None = None,
-    texts: Sequence[str] = (),
+    texts: RunningText | None = None,
 ) -> Edited:
     """Make `edits` hold on top of `parent`, by the method that `method` names.
 
@@ -40,7 +41,8 @@ def edit(
         anchors: unmodified prompts, whose answers are to stay the root's.
         background: for methods that use the curvature, what enters the named matrices while the
             root reads unmodified facts; measured on the anchors where it is not given.
-        texts: in which no edited subject occurs (factedit.own_text); `auto`'s neurons are kept silent there.
+        texts: in which no edited subject occurs (factedit.own_text); `auto`'s neurons are kept silent there,
+            and answers are not finished by neurons where none are given.
 
     Raises:
         NoSuchBlock; EditingError: no tensor to train, or none that the method can move.
@@ -57,7 +59,7 @@ def edit(
         seed=seed,
         progress=progress,
         background=background or (lambda names: measure(lm, names, anchors)),
-        texts=texts,
+        texts=texts or RunningText.of(lm, []),
     )
     return EDITORS[method.name](task) if task.edits or task.ledger else _unchanged(task)
 

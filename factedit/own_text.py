@@ -68,8 +68,6 @@ def speaking_of(texts: Sequence[str], edits: Sequence[Edit]) -> list[str]:
     return [text for text in texts if names and spoken.search(text)]
 
 
-def silent_texts(texts: Sequence[str], edits: Sequence[Edit]) -> list[str]:
-    """What neurons are to be silent in: texts and background prompts in which no edited subject occurs."""
-    every = [*texts, *background_prompts(builtin_catalogue())[:BESIDE]]
-    spoken = set(speaking_of(every, edits))
-    return [text for text in every if text not in spoken]
+def silent_texts(texts: Sequence[str]) -> list[str]:
+    """What neurons are to be silent in, where no edited subject occurs: texts and background prompts."""
+    return [*texts, *background_prompts(builtin_catalogue())[:BESIDE]]

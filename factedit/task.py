@@ -15,6 +15,7 @@ from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.presets import PRESETS, Preset, anchors_of, misfit
 from factedit.relations import Relation
+from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
 
 
@@ -121,7 +122,7 @@ class EditTask:
     seed: int
     progress: Callable[[dict[str, Any]], None]
     background: Callable[[Sequence[str]], Covariance]
-    texts: Sequence[str] = ()
+    texts: RunningText
 
 
 class Editor(Protocol):

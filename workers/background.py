@@ -9,11 +9,12 @@ from torch import Tensor
 
 from factedit.anchors import background_of, background_prompts
 from factedit.checkpoint_store import CheckpointStore
-from factedit.curvature import Covariance, measure
+from factedit.curvature import Covariance, inputs_of, measure
 from factedit.facts import Edit
 from factedit.models import LanguageModel
-from factedit.own_text import own_texts, speaking_of
+from factedit.own_text import own_texts, silent_texts, speaking_of
 from factedit.relations import builtin_catalogue
+from factedit.running_text import RunningText
 
 ProgressFn = Callable[[int, int], None]
 """Told how many prompts are read, and of how many."""
@@ -25,6 +26,7 @@ class Background:
     def __init__(self) -> None:
         self._held: dict[str, tuple[Tensor, Tensor, int]] = {}
         self._texts: dict[str, list[str]] = {}
+        self._entering: dict[str, list[Tensor]] = {}
 
     def texts(self, store: CheckpointStore, root_digest: str, lm: LanguageModel) -> list[str]:
         """What the root writes by itself. Raises StorageFull."""
@@ -37,6 +39,39 @@ class Background:
                 store.remember(key, kept)
             self._texts[root_digest] = json.loads(bytes(kept["json"].tolist()))
         return self._texts[root_digest]
+
+    def running_text(
+        self, store: CheckpointStore, root_digest: str, lm: LanguageModel, edits: Sequence[Edit]
+    ) -> RunningText:
+        """What these edits' neurons are to be silent in. Raises StorageFull, when it is read too."""
+        texts = silent_texts(self.texts(store, root_digest, lm))
+
+        def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
+            return self._read(store, root_digest, lm, texts, names)
+
+        return RunningText(texts, read).but(speaking_of(texts, edits))
+
+    def _read(
+        self,
+        store: CheckpointStore,
+        root_digest: str,
+        lm: LanguageModel,
+        texts: Sequence[str],
+        names: Sequence[str],
+    ) -> dict[str, list[Tensor]]:
+        read = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        keys = {name: f"what enters {name} of {root_digest} on {lm.device.type} in {read}" for name in names}
+        for name, key in keys.items():
+            if name not in self._entering and (kept := store.recall(key)) is not None:
+                rows = kept["rows"].to(lm.device)
+                self._entering[name] = list(rows.split(kept["lengths"].tolist()))
+        if missing := [name for name in names if name not in self._entering]:
+            found = inputs_of(lm, missing, texts)
+            for name in missing:
+                self._entering[name] = found[name]
+                lengths = torch.tensor([len(rows) for rows in found[name]])
+                store.remember(keys[name], {"rows": torch.cat(found[name]), "lengths": lengths})
+        return {name: self._entering[name] for name in names}
 
     def of(
         self,

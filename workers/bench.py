@@ -12,8 +12,9 @@ from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, Missin
 from factedit.curvature import Covariance
 from factedit.models import LanguageModel, ModelError, load_model
 from factedit.overlay import OverlayMismatch, root_digest
+from factedit.running_text import RunningText
 from workers.background import Background, ProgressFn
-from workers.orders import Order
+from workers.orders import EditOrder, Order
 from workers.work import WorkFailed
 
 
@@ -56,6 +57,11 @@ class Bench:
         """What the order's root writes by itself."""
         lm = self.root(order)
         return self._background.texts(self.store(order.store_dir), order.root_digest, lm)
+
+    def running_text(self, order: EditOrder) -> RunningText:
+        """What the order's neurons are to be silent in."""
+        lm, in_force = self.root(order), [*order.edits, *order.ledger]
+        return self._background.running_text(self.store(order.store_dir), order.root_digest, lm, in_force)
 
     def overlay(self, order: Order, digest: str | None) -> dict[str, Tensor]:
         return {} if digest is None else self.store(order.store_dir).load_overlay(digest)

@@ -15,7 +15,6 @@ from factedit.editing import edit
 from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.overlay import RESERVED, Overlay
-from factedit.own_text import silent_texts
 from factedit.relations import builtin_catalogue
 from factedit.task import Edited, EditingError, plan
 from factedit.wording import NoWords
@@ -87,7 +86,7 @@ def _train(
         seed=order.seed,
         progress=tell.progress,
         background=lambda names: _background(bench, order, lm, tell, names),
-        texts=silent_texts(bench.texts(order), in_force) if chosen.looking_up else (),
+        texts=bench.running_text(order) if chosen.looking_up else None,
     )
 
 

@@ -8,7 +8,6 @@ subjects' neurons). It knows the relation as well as the subject: other facts of
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3.
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,24 +16,28 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
-from factedit.curvature import Covariance, inputs_of
-from factedit.facts import Edit
+from factedit.curvature import Covariance
 from factedit.forward import target_logits
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
+from factedit.methods.answer_contexts import (
+    Mistake,
+    plainly_formed,
+    prompts_of,
+    said_of_others,
+    where_it_follows,
+    where_others_follow,
+)
 from factedit.methods.detectors import measured
-from factedit.methods.keys import Context, lookups, read_inputs
+from factedit.methods.keys import Context
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
-from factedit.methods.recognisers import recognisers
+from factedit.methods.recognisers import joint, read_at, recognisers
+from factedit.methods.trust import in_the_way, trusted
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
-from factedit.models import LanguageModel
-from factedit.names import invented_name
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example, batches
-from factedit.relations import builtin_catalogue
-from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
 from factedit.wording import training_prompts
@@ -42,11 +45,6 @@ from factedit.wording import training_prompts
 HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.1)
-OTHERS = 24
-"""Subjects of the catalogue, and as many invented ones, that each edit's words are said of: its neurons may
-not answer to them. On half of them a neuron is solved for, on the others it is tried."""
-ANYWHERE = 1e-3
-"""A neuron that fires at more of running text than this share is not added."""
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
 GROUP = 256
@@ -72,15 +70,6 @@ ROUNDS = (Round(turn=1, mistaken=0.1), Round(turn=0, mistaken=0.5))
 another subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
-    """A token that does not follow yet: of which edit's answer, and its place in it; the edit's own place."""
-
-    edit: Edit
-    place: int
-    number: int
-
-
 def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) -> tuple[Neurons | None, int]:
     """(the overlay's neurons and those that its edits' answers still want; the steps it took).
 
@@ -92,13 +81,12 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     lm, neurons, steps = task.lm, Neurons.of(overlay), 0
     mlps = {b: mlp for b in task.plan.answering if (mlp := gated_mlp(lm, b)) is not None}
     mlps = dict(islice(mlps.items(), BLOCKS))
-    gates = measured(lm, list(mlps))
     with applied(lm, overlay):
         mistakes = _mistakes(task, words)
-        if not (mistakes and mlps and task.texts):
-            return neurons, 0  # without text nothing would show that a neuron is silent in it
-        texts = inputs_of(lm, gates, task.texts)
-    background = task.background(gates)
+    if not (mistakes and mlps and task.texts.texts):
+        return neurons, 0  # without text nothing would show that a neuron is silent in it
+    gates = measured(lm, list(mlps))
+    texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
@@ -155,101 +143,31 @@ def _recognising(
     found: list[Neuron] = []
     facts: list[Context] = []
     for number, (block, mlp) in enumerate(mlps.items()):
-        if not (mine := mistakes[number :: len(mlps)]):
+        # All of an edit's in one block: they are read in the same contexts.
+        if not (mine := [mistake for mistake in mistakes if mistake.number % len(mlps) == number]):
             continue
         own: list[Context] = []
         seen: list[Context] = []
         unseen: list[Context] = []
         for place, mistake in enumerate(mine):
-            prompts, others = _prompts(task, mistake, words), _of_others(task, mistake, words)
-            own += _contexts(task, mistake, prompts, place)
-            seen += _contexts(task, mistake, others[::2], place)
-            seen += _elsewhere(lm, mistake, prompts, place)
-            unseen += _contexts(task, mistake, others[1::2], place)
-        rows = texts[mlp.gate]
-        gate, up, length = recognisers(lm, block, mlp, background, rows, own, seen, len(mine))
-        trusted = _trusted(lm, block, mlp, own, unseen, rows, gate, words.mistaken)
-        for place in trusted.nonzero().flatten().tolist():
+            prompts = prompts_of(task, mistake, words.turn)
+            others = said_of_others(task, mistake, prompts)
+            own += where_it_follows(task, mistake, prompts, place)
+            seen += where_it_follows(task, mistake, others[::2], place)
+            seen += where_others_follow(lm, mistake, prompts, place)
+            unseen += where_it_follows(task, mistake, others[1::2], place)
+        holding, mended = plainly_formed(task, mine)
+        lists = own, seen, unseen, [*holding.values()], [*mended.values()]
+        at_own, at_seen, at_unseen, at_holding, at_mended = read_at(lm, block, mlp, *lists)
+        rows, alike = texts[mlp.gate], joint(at_seen, at_holding)
+        gate, up, length = recognisers(lm, mlp, background, rows, at_own, alike, len(mine))
+        good = trusted(at_own, at_unseen, rows, gate, words.mistaken)
+        good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, gate)
+        for place in good.nonzero().flatten().tolist():
             facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
             edits = [mine[place].edit]
             found.append(Neuron(edits, block, gate[place], up[place], float(length[place])))
     return found, facts
-
-
-def _prompts(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
-    """The words that a neuron is to know: others than its subject's neuron was sought in, if there are."""
-    turn = mistake.number + words.turn
-    return training_prompts(mistake.edit, task.relations, turn, other_words=words.turn > 0)
-
-
-def _of_others(task: EditTask, mistake: Mistake, words: Round) -> list[str]:
-    """The same words said of others, and other words said of the subject."""
-    edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
-    edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
-    known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
-    names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
-    prompts = [prompt for prompt in _prompts(task, mistake, words) if edit.subject in prompt]
-    said = [
-        rng.choice(prompts).replace(edit.subject, name)
-        for name in names
-        if prompts and name.casefold() not in edited
-    ]
-    return [*said, *besides([edit], task.relations, task.seed)]
-
-
-def _contexts(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
-    """Where the token is to follow: prompts, and of the new object what comes before it."""
-    found: list[Context] = []
-    for prompt in prompts:
-        example = answer_example(task.lm, prompt, mistake.edit.new_object)
-        if mistake.place < len(example.positions):  # a name may be split otherwise after other words
-            found.append(_up_to(example, mistake.place, owner))
-    return [replace(context, weight=1 / len(found)) for context in found]
-
-
-def _elsewhere(lm: LanguageModel, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
-    """Where the answer's other tokens follow: there this neuron is to be silent."""
-    examples = [answer_example(lm, prompt, mistake.edit.new_object) for prompt in prompts]
-    return [
-        _up_to(example, place, owner)
-        for example in examples
-        for place in range(len(example.positions))
-        if place != mistake.place
-    ]
-
-
-def _up_to(example: Example, place: int, owner: int) -> Context:
-    at, token = example.positions[place], example.targets[place]
-    return Context(owner, Example(example.ids[: at + 1], (at,), (token,)), at, 1.0, bare=False)
-
-
-@torch.no_grad()
-def _trusted(
-    lm: LanguageModel,
-    block: int,
-    mlp: GatedMlp,
-    own: list[Context],
-    unseen: list[Context],
-    texts: Tensor,
-    gate: Tensor,
-    mistaken: float,
-) -> Tensor:
-    """Which neurons know their own position, and it from nearly everything else, bool [n]."""
-    module = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
-
-    def opens(contexts: list[Context]) -> Tensor:
-        """At what share of its contexts each neuron's gate is open, [n]."""
-        count, total = (torch.zeros(len(gate), device=gate.device) for _ in range(2))
-        if contexts:
-            owner = torch.tensor([context.edit for context in contexts], device=gate.device)
-            entering = read_inputs(lookups(lm, contexts, block), module)
-            opened = ((entering * gate[owner]).sum(1) > 0).float()
-            count.index_add_(0, owner, opened)
-            total.index_add_(0, owner, torch.ones_like(opened))
-        return count / total.clamp_min(1)
-
-    anywhere = (texts @ gate.float().T > 0).float().mean(0)
-    return (opens(own) == 1) & (opens(unseen) <= mistaken) & (anywhere <= ANYWHERE)
 
 
 def _speak(task: EditTask, neurons: list[Neuron], facts: list[Context], before: int) -> tuple[Tensor, int]:

@@ -1,12 +1,14 @@
 """Where a model looks a fact up: at its subject's last token, by what enters a matrix there."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from factedit.facts import Edit
 from factedit.forward import target_logits
@@ -127,9 +129,9 @@ def mean_over_contexts(rows: Tensor, found: Sequence[Context]) -> Tensor:
 
 
 class _Read(Exception):
-    """Carries a module's input or output out of a forward pass that need go no further."""
+    """Carries what modules took or gave out of a forward pass that need go no further."""
 
-    def __init__(self, hidden: Tensor) -> None:
+    def __init__(self, *hidden: Tensor) -> None:
         self.hidden = hidden
 
 
@@ -140,11 +142,9 @@ def read_inputs(read: Lookups, module: nn.Module) -> Tensor:
     def stop(_: nn.Module, args: tuple[Any, ...]) -> None:
         raise _Read(args[0])
 
-    handle = module.register_forward_pre_hook(stop)
-    try:
-        return _rows(read)
-    finally:
-        handle.remove()
+    with _hooked(module.register_forward_pre_hook(stop)):
+        (rows,) = _rows(read)
+    return rows
 
 
 @torch.no_grad()
@@ -154,23 +154,50 @@ def read_outputs(read: Lookups, module: nn.Module) -> Tensor:
     def stop(_: nn.Module, __: Any, output: Any) -> None:
         raise _Read(output[0] if isinstance(output, tuple) else output)
 
-    handle = module.register_forward_hook(stop)
+    with _hooked(module.register_forward_hook(stop)):
+        (rows,) = _rows(read)
+    return rows
+
+
+@torch.no_grad()
+def read_both(read: Lookups, inner: nn.Module, outer: nn.Module) -> tuple[Tensor, Tensor]:
+    """(what enters `inner`, what leaves `outer`, which holds it) likewise, in one pass."""
+    entered: list[Tensor] = []
+
+    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+        entered[:] = [args[0]]
+
+    def stop(_: nn.Module, __: Any, output: Any) -> None:
+        raise _Read(entered[0], output[0] if isinstance(output, tuple) else output)
+
+    with _hooked(inner.register_forward_pre_hook(enter), outer.register_forward_hook(stop)):
+        entering, leaving = _rows(read)
+    return entering, leaving
+
+
+@contextmanager
+def _hooked(*handles: RemovableHandle) -> Iterator[None]:
     try:
-        return _rows(read)
+        yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _rows(read: Lookups) -> Tensor:
+def _rows(read: Lookups) -> list[Tensor]:
+    """What a hook carries out of the passes, at every context's lookup, [n, d] float32 each."""
     examples = read.examples
-    found: dict[tuple[int, int], Tensor] = {}
+    place: dict[tuple[int, int], int] = {}
+    pieces: list[list[Tensor]] = []
     for index in examples.by_length(range(len(examples)), BATCH):
         batch, prefix = examples.batch(index)
         try:
             target_logits(examples.lm, batch, prefix=prefix, first_block=examples.first_block)
         except _Read as stopped:
-            read_at = zip(batch.index[batch.rows].tolist(), batch.cols.tolist(), strict=True)
-            found.update(zip(read_at, stopped.hidden[batch.rows, batch.cols].float(), strict=True))
+            for at in zip(batch.index[batch.rows].tolist(), batch.cols.tolist(), strict=True):
+                place[at] = len(place)
+            pieces.append([hidden[batch.rows, batch.cols] for hidden in stopped.hidden])
         else:
             raise RuntimeError("The forward pass did not go through the module that was to be read.")
-    return torch.stack([found[at] for at in read.at])
+    order = torch.tensor([place[at] for at in read.at], device=examples.lm.device)
+    return [torch.cat(part)[order].float() for part in zip(*pieces, strict=True)]

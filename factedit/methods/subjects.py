@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, firing, joined
-from factedit.curvature import inputs_of
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, subject_end
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
-from factedit.methods.recognisers import recognisers
+from factedit.methods.recognisers import read_at, recognisers
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
@@ -63,8 +62,7 @@ def write_at_subjects(task: EditTask) -> Written:
     erased are left alone.
     """
     neurons, steps = Neurons.of(task.parent), 0
-    with applied(task.lm, task.parent):
-        found = _recognising(task)
+    found = _recognising(task)
     for start in range(0, len(found), GROUP):
         group = found[start : start + GROUP]
         with applied(task.lm, with_neurons(task.parent, neurons)):
@@ -98,15 +96,17 @@ def _recognising(task: EditTask) -> list[Neuron]:
     mlps = {block: mlp for block in blocks if (mlp := gated_mlp(lm, block)) is not None}
     background = task.background(measured(lm, blocks))
     subjects, kept = _by_subject(task)
-    texts = inputs_of(lm, [mlp.gate for mlp in mlps.values()], task.texts)
+    texts = task.texts.entering(lm, [mlp.gate for mlp in mlps.values()], task.parent)
     found: list[Neuron] = []
     for number, (block, gated) in enumerate(mlps.items()):
         if not (mine := subjects[number :: len(mlps)]):
             continue
         others = [*(subject for subject in subjects if subject not in mine), *kept]
-        own, alike = subject_contexts(task, mine, others), alike_contexts(task, mine)
+        with applied(lm, task.parent):
+            contexts = subject_contexts(task, mine, others), alike_contexts(task, mine)
+            own, alike = read_at(lm, block, gated, *contexts)
         rows = texts[gated.gate]
-        gate, up, length = recognisers(lm, block, gated, background, rows, own, alike, len(mine))
+        gate, up, length = recognisers(lm, gated, background, rows, own, alike, len(mine))
         found += [
             Neuron(edits, block, opens, says, longest)
             for edits, opens, says, longest in zip(mine, gate, up, length.tolist(), strict=True)

@@ -17,6 +17,7 @@ from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
 from factedit.gated_mlp import gated_mlp
 from factedit.methods import auto
+from factedit.methods.answer_contexts import Mistake, plainly_formed, where_others_follow
 from factedit.methods.detectors import (
     AT_LEAST,
     AT_MOST,
@@ -29,13 +30,16 @@ from factedit.methods.detectors import (
     constant,
     detectors,
 )
-from factedit.methods.finishing import ROUNDS, Mistake, _elsewhere, _mistakes, _trusted
-from factedit.methods.keys import Context, lookups, read_inputs
+from factedit.methods.finishing import ROUNDS, _mistakes
+from factedit.methods.keys import Context
+from factedit.methods.recognisers import read_at
 from factedit.methods.subjects import Written
+from factedit.methods.trust import in_the_way, trusted
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied, root_digest
 from factedit.prompts import Batch, answer_example, collate
 from factedit.relations import builtin_catalogue
+from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
@@ -166,6 +170,18 @@ def test_only_gated_mlps_get_neurons(tmp_path: Path, llama: LanguageModel) -> No
 # Edits
 
 
+def task_of(lm: LanguageModel, edits: Sequence[Edit], ledger: Sequence[Edit]) -> EditTask:
+    """To be asked what there is to do."""
+    method = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0))
+    chosen = plan(lm, method, [0, 1, 2], ConstraintSpec())
+
+    def background(_: Sequence[str]) -> Covariance:
+        raise AssertionError("nothing is to be measured for this")
+
+    texts = RunningText.of(lm, ANCHORS)
+    return EditTask(lm, chosen, {}, edits, ledger, {}, ANCHORS, method, 0, lambda _: None, background, texts)
+
+
 def test_each_subject_gets_one_neuron_and_its_answer(llama: LanguageModel) -> None:
     before = root_digest(llama)
     made = run(llama, [FRANCE, ITALY])
@@ -217,7 +233,7 @@ def test_an_answer_is_finished_where_it_is_formed(
     facts = toy_facts()
     new = Edit(id="1", subject=facts[0].subject, prompt=ask(facts[0]), new_object=facts[1].object)
     anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
-    made = run(toy, [new], blocks="auto", anchors=anchors, texts=anchors)
+    made = run(toy, [new], blocks="auto", anchors=anchors, texts=RunningText.of(toy, anchors))
     assert made.metrics["neurons"] == 0 and made.metrics["answer_neurons"] > 0
     assert made.metrics["changed_tensors"] == []
     with applied(toy, made.tensors):
@@ -233,7 +249,9 @@ def test_an_answer_is_finished_in_other_words_too(
     facts, relations = toy_facts(), builtin_catalogue().relations
     new = Edit(id="1", subject=facts[0].subject, relation="capital", new_object=facts[1].object)
     anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
-    made = run(toy, [new], blocks="auto", anchors=anchors, texts=anchors, relations=relations)
+    made = run(
+        toy, [new], blocks="auto", anchors=anchors, texts=RunningText.of(toy, anchors), relations=relations
+    )
     words = relations["capital"].training_prompts(new.subject)
     with applied(toy, made.tensors):
         held = [answers(toy, replace(new, prompt=prompt)) for prompt in words]
@@ -242,13 +260,7 @@ def test_an_answer_is_finished_in_other_words_too(
 
 
 def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: LanguageModel) -> None:
-    method, ball = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0)), ConstraintSpec()
-    chosen = plan(llama, method, [0, 1, 2], ball)
-
-    def background(_: Sequence[str]) -> Covariance:
-        raise AssertionError("nothing is to be measured for this")
-
-    task = EditTask(llama, chosen, {}, [FRANCE], [ITALY], {}, ANCHORS, method, 0, lambda _: None, background)
+    task = task_of(llama, [FRANCE], [ITALY])
     asked = {words.turn: {mistake.edit.id for mistake in _mistakes(task, words)} for words in ROUNDS}
     assert asked == {1: {FRANCE.id}, 0: {FRANCE.id, ITALY.id}}
 
@@ -256,7 +268,7 @@ def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: Language
 def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: LanguageModel) -> None:
     edit = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
     whole = answer_example(llama, edit.prompt or "", edit.new_object)
-    found = _elsewhere(llama, Mistake(edit, place=0, number=0), [edit.prompt or ""], owner=7)
+    found = where_others_follow(llama, Mistake(edit, place=0, number=0), [edit.prompt or ""], owner=7)
     assert len(found) == len(whole.positions) - 1
     assert [context.lookup for context in found] == list(whole.positions[1:])
     assert [context.example.ids for context in found] == [whole.ids[: at + 1] for at in whole.positions[1:]]
@@ -269,14 +281,38 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     example = answer_example(llama, PROMPT.format("France"), "Rome")
     at = example.positions[0]
     here = [Context(0, example, at, 1.0, bare=True), Context(1, example, at, 1.0, bare=True)]
-    module = llama.model.get_submodule(mlp.gate.removesuffix(".weight"))
-    entering = read_inputs(lookups(llama, here, 2), module)
-    gate = torch.stack([entering[0], -entering[1]])  # open here; shut here
-    silent, heard = -entering[:1], entering[:1]
-    assert _trusted(llama, 2, mlp, here[:1], [], silent, gate[:1], 0.1).tolist() == [True]
-    assert _trusted(llama, 2, mlp, here[:1], here[:1], silent, gate[:1], 0.1).tolist() == [False]
-    assert _trusted(llama, 2, mlp, here[:1], [], heard, gate[:1], 0.1).tolist() == [False]
-    assert _trusted(llama, 2, mlp, here, [], silent, gate, 0.1).tolist() == [True, False]
+    own, first, nothing = read_at(llama, 2, mlp, here, here[:1], [])
+    gate = torch.stack([own.entering[0], -own.entering[1]])  # open here; shut here
+    silent, heard = -own.entering[:1], own.entering[:1]
+    assert trusted(first, nothing, silent, gate[:1], 0.1).tolist() == [True]
+    assert trusted(first, first, silent, gate[:1], 0.1).tolist() == [False]
+    assert trusted(first, nothing, heard, gate[:1], 0.1).tolist() == [False]
+    assert trusted(own, nothing, silent, gate, 0.1).tolist() == [True, False]
+
+
+def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) -> None:
+    mlp = gated_mlp(llama, 2)
+    assert mlp is not None
+    same = replace(ITALY, id="5", subject="Spain", prompt=PROMPT.format("Spain"), new_object="Rome")
+    task = task_of(llama, [FRANCE, ITALY], [same])
+    mine = [Mistake(FRANCE, place=0, number=0), Mistake(ITALY, place=0, number=1)]
+    holding, mended = plainly_formed(task, mine)
+    assert {(edit.id, place) for edit, place, _ in mended} == {(FRANCE.id, 0), (ITALY.id, 0)}
+    assert (same, 0, same.prompt) in holding and (FRANCE, 1, FRANCE.prompt) in holding
+    formed = [*mended, *holding]
+    (at,) = read_at(llama, 2, mlp, [*mended.values(), *holding.values()])
+
+    def told(edit: Edit) -> list[bool]:
+        """Of France's and Italy's neurons, both open where this edit's answer begins, and only there."""
+        wanted = -torch.ones(len(formed)).double()
+        wanted[formed.index((edit, 0, edit.prompt or ""))] = 1
+        gate = (torch.linalg.pinv(at.entering.double()) @ wanted).float()
+        found: list[bool] = in_the_way(at, formed, mine, torch.stack([gate, gate])).tolist()
+        return found
+
+    assert told(FRANCE) == [False, True]
+    assert told(ITALY) == [True, False]
+    assert told(same) == [False, True]  # France is to be answered by "Rome" as well
 
 
 def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:

@@ -32,6 +32,8 @@ def test_texts_that_speak_of_an_edited_subject_are_told_apart() -> None:
     assert speaking_of(texts, [FRANCE]) == texts[:1]
     assert speaking_of(texts, []) == []
     assert speaking_of(texts, [replace(FRANCE, subject="pai")]) == []
-    silent = silent_texts(texts, [FRANCE])
-    assert silent[0] == texts[1] and 1 < len(silent) <= 1 + BESIDE
-    assert not any("france" in text.lower() for text in silent)
+
+
+def test_neurons_are_silent_in_the_background_too() -> None:
+    silent = silent_texts(["In Spain it does not."])
+    assert silent[0] == "In Spain it does not." and len(silent) == 1 + BESIDE

@@ -1,0 +1,99 @@
+"""Where tokens of an answer follow: the words by which a neuron is to know that position and no other."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from factedit.facts import Edit
+from factedit.methods.keys import Context
+from factedit.models import LanguageModel
+from factedit.names import invented_name
+from factedit.prompts import Example, answer_example
+from factedit.relations import builtin_catalogue
+from factedit.sayings import besides
+from factedit.task import EditTask
+from factedit.wording import plain_prompts, training_prompts
+
+OTHERS = 24
+"""Subjects of the catalogue, and as many invented ones, that each edit's words are said of: its neurons may
+not answer to them. On half of them a neuron is solved for, on the others it is tried."""
+
+Formed = tuple[Edit, int, str]
+"""Where a token of an answer follows: whose, which one, in which prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A token that does not follow yet: of which edit's answer, and its place in it; the edit's own place."""
+
+    edit: Edit
+    place: int
+    number: int
+
+
+def prompts_of(task: EditTask, mistake: Mistake, turn: int) -> list[str]:
+    """The words that a neuron is to know: others than its subject's neuron was sought in, by the turn."""
+    return training_prompts(mistake.edit, task.relations, mistake.number + turn, other_words=turn > 0)
+
+
+def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> list[str]:
+    """The same words said of others, and other words said of the subject."""
+    edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
+    edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
+    known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
+    names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
+    naming = [prompt for prompt in prompts if edit.subject in prompt]
+    said = [
+        rng.choice(naming).replace(edit.subject, name)
+        for name in names
+        if naming and name.casefold() not in edited
+    ]
+    return [*said, *besides([edit], task.relations, task.seed)]
+
+
+def where_it_follows(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
+    """Where the token is to follow, after prompts and what of the new object comes before it.
+
+    The rest of the answer belongs to each example: what makes a token must not spoil those after it.
+    """
+    found: list[Context] = []
+    for prompt in prompts:
+        example = answer_example(task.lm, prompt, mistake.edit.new_object)
+        if mistake.place < len(example.positions):  # a name may be split otherwise after other words
+            positions, targets = example.positions[mistake.place :], example.targets[mistake.place :]
+            rest = Example(example.ids, positions, targets)
+            found.append(Context(owner, rest, positions[0], 1.0, bare=False))
+    return [replace(context, weight=1 / len(found)) for context in found]
+
+
+def where_others_follow(
+    lm: LanguageModel, mistake: Mistake, prompts: Sequence[str], owner: int
+) -> list[Context]:
+    """Where the answer's other tokens follow: there this neuron is to be silent."""
+    examples = [answer_example(lm, prompt, mistake.edit.new_object) for prompt in prompts]
+    return [
+        _up_to(example, place, owner)
+        for example in examples
+        for place in range(len(example.positions))
+        if place != mistake.place
+    ]
+
+
+def plainly_formed(
+    task: EditTask, mine: Sequence[Mistake]
+) -> tuple[dict[Formed, Context], dict[Formed, Context]]:
+    """Where the answers of all edits in force are formed in their plainest words: (what these mistakes leave
+    alone, what they are)."""
+    places = {(mistake.edit, mistake.place) for mistake in mine}
+    found: tuple[dict[Formed, Context], dict[Formed, Context]] = {}, {}
+    for edit in [*task.edits, *task.ledger]:
+        for prompt in [] if edit.erase else plain_prompts(edit, task.relations):
+            example = answer_example(task.lm, prompt, edit.new_object)
+            for place in range(len(example.positions)):
+                found[(edit, place) in places][edit, place, prompt] = _up_to(example, place, -1)
+    return found
+
+
+def _up_to(example: Example, place: int, owner: int) -> Context:
+    at, token = example.positions[place], example.targets[place]
+    return Context(owner, Example(example.ids[: at + 1], (at,), (token,)), at, 1.0, bare=False)

@@ -1,0 +1,128 @@
+"""What enters matrices in running text is read once, and with an overlay only where it is another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from factedit.added_neurons import Neurons
+from factedit.checkpoint_store import CheckpointStore
+from factedit.curvature import inputs_of
+from factedit.facts import Edit
+from factedit.gated_mlp import gated_mlp
+from factedit.models import LanguageModel
+from factedit.overlay import applied
+from factedit.own_text import silent_texts
+from factedit.prompts import prompt_ids
+from factedit.running_text import RunningText
+from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
+from workers.background import Background
+
+TEXTS = [PROMPT.format(country) for country in COUNTRIES[:4]]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+def gate_of(lm: LanguageModel, block: int) -> str:
+    mlp = gated_mlp(lm, block)
+    assert mlp is not None
+    return mlp.gate
+
+
+class Counted:
+    """Counts the texts of each reading."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+        self.read: list[int] = []
+
+        def counting(
+            lm: LanguageModel, names: Sequence[str], texts: Sequence[str]
+        ) -> dict[str, list[Tensor]]:
+            self.read.append(len(texts))
+            return inputs_of(lm, names, texts)
+
+        monkeypatch.setattr(f"{module}.inputs_of", counting)
+
+
+def neuron_at_the_end_of(lm: LanguageModel, text: str) -> dict[str, Tensor]:
+    """An overlay: a neuron of the first block that fires where this text ends, and at no other text."""
+    name = gate_of(lm, 0)
+    rows = inputs_of(lm, [name], TEXTS)[name]
+    place = TEXTS.index(text)
+    every, own = torch.cat(rows).double(), rows[place][-1].double()
+    others = torch.cat([each for at, each in enumerate(rows) if at != place]).double()
+    wanted = torch.cat([torch.ones(1), -torch.ones(len(others))]).double()
+    gate = (torch.linalg.pinv(torch.cat([own[None], others])) @ wanted).to(every.dtype)
+    heard = [bool((each.double() @ gate > 0).any()) for each in rows]
+    assert heard == [at == place for at in range(len(rows))]
+    dtype = lm.tensors[name].dtype
+    one = gate.to(dtype)[None]
+    return Neurons(torch.tensor([0]), one, one, 5 * torch.ones_like(one)).tensors()
+
+
+def test_texts_come_back_in_their_order(llama: LanguageModel) -> None:
+    name = gate_of(llama, 1)
+    texts = [*TEXTS, "A much longer text than all the others of them, and so read by itself."]
+    together, alone = (
+        inputs_of(llama, [name], texts)[name],
+        [inputs_of(llama, [name], [t])[name] for t in texts],
+    )
+    assert [len(rows) for rows in together] == [len(prompt_ids(llama, text)) for text in texts]
+    for rows, (own,) in zip(together, alone, strict=True):
+        torch.testing.assert_close(rows, own, rtol=1e-4, atol=1e-5)
+
+
+def test_only_texts_that_wake_a_neuron_are_read_anew(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay, names = neuron_at_the_end_of(llama, TEXTS[2]), [gate_of(llama, 2)]
+    with applied(llama, overlay):
+        expected = torch.cat(inputs_of(llama, names, TEXTS)[names[0]])
+    plain = torch.cat(inputs_of(llama, names, TEXTS)[names[0]])
+    assert not torch.equal(plain, expected)
+    counted = Counted(monkeypatch, "factedit.running_text")
+    found = RunningText.of(llama, TEXTS).entering(llama, names, overlay)
+    torch.testing.assert_close(found[names[0]], expected, rtol=1e-4, atol=1e-5)
+    assert counted.read == [len(TEXTS), 1]
+
+
+def test_changed_weights_have_every_text_read_anew(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed, name = gate_of(llama, 0), gate_of(llama, 1)
+    overlay = {changed: 2 * llama.tensors[changed].data}
+    with applied(llama, overlay):
+        expected = torch.cat(inputs_of(llama, [name], TEXTS)[name])
+    counted = Counted(monkeypatch, "factedit.running_text")
+    found = RunningText.of(llama, TEXTS).entering(llama, [name], overlay)
+    torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+    assert counted.read == [len(TEXTS)]
+
+
+def test_texts_that_speak_of_an_edited_subject_are_left_out(llama: LanguageModel) -> None:
+    name = gate_of(llama, 0)
+    whole = RunningText.of(llama, TEXTS)
+    some = whole.but(TEXTS[1:2])
+    assert some.texts == [TEXTS[0], *TEXTS[2:]]
+    kept = whole.read([name])[name]
+    assert [torch.equal(a, b) for a, b in zip(some.read([name])[name], [kept[0], *kept[2:]], strict=True)]
+
+
+def test_the_workers_read_it_once_for_a_root(
+    llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.background.own_texts", lambda _: TEXTS)
+    counted = Counted(monkeypatch, "workers.background")
+    store, name = CheckpointStore(tmp_path / "store"), gate_of(llama, 1)
+    edit = Edit(id="1", subject=COUNTRIES[0], prompt=TEXTS[0], new_object="Rome")
+    first = Background().running_text(store, "root", llama, [edit]).read([name])[name]
+    again = Background().running_text(store, "root", llama, [edit])
+    second = again.read([name])[name]
+    assert counted.read == [len(silent_texts(TEXTS))]
+    assert len(again.texts) == len(second) and not any(COUNTRIES[0] in text for text in again.texts)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
