@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmarks.cells import Json, share
 from benchmarks.data import DATA, Row
 from benchmarks.engine import Engine
+from benchmarks.exam import in_unseen_words
 from factedit.answers import begins_with, clause, mentions
 from factedit.facts import Edit, Probe
 from factedit.generation import rank
@@ -56,14 +57,19 @@ def measure_all(
 # The edits
 
 
-def answers(engine: Engine, overlay: Overlay, rows: Sequence[Row]) -> Json:
-    """Efficacy and paraphrase: the whole free answer, ended by itself; teacher-forced; how it begins."""
+def answers(engine: Engine, overlay: Overlay, every: Sequence[Row]) -> Json:
+    """Efficacy and paraphrase: the whole free answer, ended by itself; teacher-forced; how it begins.
+
+    Rows whose paraphrase the library makes from their prompt by itself have none.
+    """
     found: Json = {}
     samples: list[Json] = []
-    for name in ("efficacy", "paraphrase"):
-        prompts = [row.prompt if name == "efficacy" else row.paraphrase for row in rows]
+    words = {"efficacy": [(row, row.prompt) for row in every]}
+    words["paraphrase"] = [(row, row.paraphrase) for row in every if in_unseen_words(row)]
+    for name, asked_in in words.items():
+        rows = [row for row, _ in asked_in]
         # Only to score: the library's own scoring asks an edit in the words that are its prompt.
-        asked = [Edit(r.id, r.subject, r.new_object, prompt=p) for r, p in zip(rows, prompts, strict=True)]
+        asked = [Edit(row.id, row.subject, row.new_object, prompt=prompt) for row, prompt in asked_in]
         outcomes = score_edits(engine.lm, overlay, asked, {})
         found[name] = share(outcome.right for outcome in outcomes)
         found[f"{name}_forced"] = share(outcome.teacher_forced for outcome in outcomes)

@@ -16,7 +16,9 @@ LED_IN = (
     "To be precise, {}?",
 )
 _ASKING = r"(?P<wh>what|which|who|whom|whose|where|when|how)\b"
-_FRONTED = re.compile(rf"(?P<prep>in|on|at|to|from|by|for|with|of|under)\s+{_ASKING}(?P<rest>.*)", re.IGNORECASE)
+_FRONTED = re.compile(
+    rf"(?P<prep>in|on|at|to|from|by|for|with|of|under)\s+{_ASKING}(?P<rest>.*)", re.IGNORECASE
+)
 _OF = re.compile(
     r"(?P<wh>what|which|who)\s+(?P<verb>is|was|are|were)\s+(?P<what>the\s+.+?)\s+(?P<of>of|for)\s+(?P<whose>.+)",
     re.IGNORECASE,

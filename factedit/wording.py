@@ -1,11 +1,13 @@
 """The words for an edit: what it is asked in, what it is trained on, what it is tested in. No torch here."""
 
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from factedit.facts import Edit
 from factedit.prefixes import PREFIXES
 from factedit.recognition import wordings_for
 from factedit.relations import Relation
+from factedit.rephrasing import rephrased
 
 PREFIXED = 2
 """How many lead-in sentences each edit's plainest prompt is also trained after."""
@@ -79,9 +81,12 @@ def training_prompts(
 def _recognised(item: Edit, prompt: str, place: int) -> list[str]:
     """Other words for a bare prompt: of the relation that it is recognised to ask for (none if it is not).
 
-    Each edit takes others of the relation's wordings, so that a batch sees them all.
+    A question is also rephrased as such. Each edit takes others of these wordings: a batch sees them all.
     """
     asked_for = item.old_object if item.erase and item.old_object else item.new_object
     found = wordings_for(prompt, item.subject, asked_for)
+    if questions := rephrased(prompt, item.subject):
+        found = sorted(found, key=lambda text: not text.endswith("?"))[: len(questions)]
+        found = [text for pair in zip_longest(questions, found) for text in pair if text is not None]
     start = place * RECOGNISED % len(found) if found else 0
     return [*found[start:], *found[:start]][:RECOGNISED]
