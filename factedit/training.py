@@ -20,6 +20,9 @@ from factedit.objectives import Step, epoch_rounds, failing_rounds
 from factedit.prompts import Batch, Example, batches, collate
 from factedit.steps import StepRule
 
+PADDED, A_PASS = 1.25, 32
+"""A pass may compute so many times the tokens there are, and so many more: about what another pass costs."""
+
 
 class ExampleSet:
     """Examples with what enters the first chosen block cached, so that a step starts there.
@@ -69,9 +72,19 @@ class ExampleSet:
         return lead(logits, batch.rows, wanted)
 
     def by_length(self, index: Sequence[int], size: int) -> Iterator[list[int]]:
-        order = sorted(index, key=self.length)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+        """Pieces of at most `size`, of like length: little of a piece is padding."""
+        piece: list[int] = []
+        tokens = 0
+        for place in sorted(index, key=self.length):
+            length = self.length(place)
+            padded, real = (len(piece) + 1) * length, tokens + length
+            if len(piece) == size or padded > PADDED * real + A_PASS:
+                yield piece
+                piece, real = [], length
+            piece.append(place)
+            tokens = real
+        if piece:
+            yield piece
 
     def length(self, place: int) -> int:
         """How many tokens of an example are computed."""

@@ -45,15 +45,9 @@ def edit_by_auto(task: EditTask) -> Edited:
         task.progress({**state, "max_steps": state["max_steps"] + ahead})
 
     written = write_at_subjects(replace(task, progress=first))
-    parent = looked_up = with_neurons(task.parent, written.neurons)
-    left, steps = _left(task, parent), written.steps
-    for words in ROUNDS:
-        if not (left or words.turn):
-            break
-        neurons, more = finish_answers(replace(task, progress=first), parent, words, steps)
-        finished, steps = with_neurons(task.parent, neurons), steps + more
-        if (still := _left(task, finished)) <= left:  # where subjects are hard to tell apart they may do harm
-            parent, left = finished, still
+    looked_up = with_neurons(task.parent, written.neurons)
+    parent, left, steps = _finished(replace(task, progress=first), looked_up, written.steps)
+    left += sum(edit.erase for edit in [*task.edits, *task.ledger])
     answered = _fine_tuned(task, parent, left, steps) if left else _as_it_is(task, parent)
     counts = [_count(overlay) for overlay in (task.parent, looked_up, parent)]
     metrics = {
@@ -66,17 +60,32 @@ def edit_by_auto(task: EditTask) -> Edited:
     return replace(answered, metrics=metrics, chosen=chosen)
 
 
+def _finished(task: EditTask, looked_up: dict[str, Tensor], steps: int) -> tuple[dict[str, Tensor], int, int]:
+    """(the overlay with the answers' neurons; how many edits do not hold even so; the steps so far).
+
+    Where the first round does more harm than the others can mend, it is left out.
+    """
+    found = [(_left(task, looked_up), looked_up)]
+    for rounds in (ROUNDS, ROUNDS[1:]):
+        parent = looked_up
+        for words in rounds:
+            neurons, more = finish_answers(task, parent, words, steps)
+            parent, steps = with_neurons(task.parent, neurons), steps + more
+            if (left := _left(task, parent)) == 0:
+                return parent, left, steps
+        found.append((left, parent))
+    left, parent = min(found, key=lambda each: each[0])
+    return parent, left, steps
+
+
 def _count(overlay: Mapping[str, Tensor]) -> int:
     neurons = Neurons.of(overlay)
     return 0 if neurons is None else len(neurons.blocks)
 
 
 def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
-    """How many edits in force do not hold yet in their plainest words, and the user's.
-
-    Those that erase are never asked, and count.
-    """
-    in_force = [*task.edits, *task.ledger]
+    """How many edits do not hold yet in their plainest words, and the user's; of those that do not erase."""
+    in_force = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
     plain = [plain_prompts(item, task.relations) for item in in_force]
     examples = [
         answer_example(task.lm, prompt, item.new_object)
@@ -86,8 +95,7 @@ def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     owner = [place for place, prompts in enumerate(plain) for _ in prompts]
     with applied(task.lm, parent):
         held = holding(task.lm, examples, SURELY)
-    failing = {place for place, holds in zip(owner, held, strict=True) if not holds}
-    return len(failing | {place for place, item in enumerate(in_force) if item.erase})
+    return len({place for place, holds in zip(owner, held, strict=True) if not holds})
 
 
 def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before: int) -> Edited:

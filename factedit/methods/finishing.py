@@ -65,9 +65,9 @@ class Round:
     mistaken: float
 
 
-ROUNDS = (Round(turn=1, mistaken=0.1), Round(turn=0, mistaken=0.5))
-"""The second is for what does not hold after the first. It is worth a neuron that answers, now and then, to
-another subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
+ROUNDS = (Round(turn=1, mistaken=0.1), Round(turn=0, mistaken=0.5), Round(turn=0, mistaken=1.0))
+"""The later ones are for what does not hold after the first. It is worth a neuron that answers to another
+subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
 
 def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) -> tuple[Neurons | None, int]:
