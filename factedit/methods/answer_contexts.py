@@ -52,18 +52,21 @@ def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> 
 
 
 def where_it_follows(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
-    """Where the token is to follow, after prompts and what of the new object comes before it.
-
-    The rest of the answer belongs to each example: what makes a token must not spoil those after it.
-    """
+    """Where the token is to follow, after prompts and what of the new object comes before it."""
     found: list[Context] = []
     for prompt in prompts:
         example = answer_example(task.lm, prompt, mistake.edit.new_object)
         if mistake.place < len(example.positions):  # a name may be split otherwise after other words
-            positions, targets = example.positions[mistake.place :], example.targets[mistake.place :]
-            rest = Example(example.ids, positions, targets)
-            found.append(Context(owner, rest, positions[0], 1.0, bare=False))
+            found.append(_up_to(example, mistake.place, owner))
     return [replace(context, weight=1 / len(found)) for context in found]
+
+
+def whole_answers(task: EditTask, mistake: Mistake, turn: int, owner: int) -> list[Context]:
+    """The edit's prompts with all of its answer, whatever the mistake in it."""
+    prompts = prompts_of(task, mistake, turn)
+    examples = [answer_example(task.lm, prompt, mistake.edit.new_object) for prompt in prompts]
+    share = 1 / len(examples)
+    return [Context(owner, each, each.positions[0], share, bare=False) for each in examples]
 
 
 def where_others_follow(

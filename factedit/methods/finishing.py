@@ -27,6 +27,7 @@ from factedit.methods.answer_contexts import (
     said_of_others,
     where_it_follows,
     where_others_follow,
+    whole_answers,
 )
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context
@@ -44,7 +45,7 @@ from factedit.wording import training_prompts
 
 HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
-SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.1)
+SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05)
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
 GROUP = 256
@@ -90,11 +91,11 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
-            found, facts = _recognising(task, words, mlps, background, texts, group)
+            found = _recognising(task, words, mlps, background, texts, group)
             if found:
-                said, more = _speak(task, found, facts, before + steps)
+                said, more = _speak(task, words, found, before + steps)
         if found:
-            neurons, steps = joined(neurons, saying_so(found, said)), steps + more
+            neurons, steps = joined(neurons, saying_so([*found.values()], said)), steps + more
     return neurons, steps
 
 
@@ -136,12 +137,10 @@ def _recognising(
     background: Covariance,
     texts: Mapping[str, Tensor],
     mistakes: Sequence[Mistake],
-) -> tuple[list[Neuron], list[Context]]:
-    """(a neuron that fires where its token is to follow, for each mistake that one can be trusted with; the
-    contexts that they are to mend, `edit` being the neuron's place)."""
+) -> dict[Mistake, Neuron]:
+    """A neuron that fires where its token is to follow, for each mistake that one can be trusted with."""
     lm = task.lm
-    found: list[Neuron] = []
-    facts: list[Context] = []
+    found: dict[Mistake, Neuron] = {}
     for number, (block, mlp) in enumerate(mlps.items()):
         # All of an edit's in one block: they are read in the same contexts.
         if not (mine := [mistake for mistake in mistakes if mistake.number % len(mlps) == number]):
@@ -164,18 +163,24 @@ def _recognising(
         good = trusted(at_own, at_unseen, rows, gate, words.mistaken)
         good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, gate)
         for place in good.nonzero().flatten().tolist():
-            facts += [replace(c, edit=len(found)) for c in own if c.edit == place]
             edits = [mine[place].edit]
-            found.append(Neuron(edits, block, gate[place], up[place], float(length[place])))
-    return found, facts
+            found[mine[place]] = Neuron(edits, block, gate[place], up[place], float(length[place]))
+    return found
 
 
-def _speak(task: EditTask, neurons: list[Neuron], facts: list[Context], before: int) -> tuple[Tensor, int]:
-    """(what the neurons are to say, [n, d]; the steps it took)."""
-    lm, first = task.lm, min(neuron.block for neuron in neurons)
+def _speak(task: EditTask, words: Round, found: dict[Mistake, Neuron], before: int) -> tuple[Tensor, int]:
+    """(what the neurons are to say, [n, d]; the steps it took).
+
+    All of an edit's are sought together, for its whole answer: what makes one token moves what follows it.
+    """
+    lm, neurons = task.lm, [*found.values()]
+    first = {mistake.number: mistake for mistake in reversed(found)}
+    place = {number: n for n, number in enumerate(first)}
+    facts = [c for m in first.values() for c in whole_answers(task, m, words.turn, place[m.number])]
+    block = min(neuron.block for neuron in neurons)
     examples, owner = [context.example for context in facts], [context.edit for context in facts]
-    kind = FrozenContexts if can_freeze(lm, examples, first) else ExampleSet
-    objective = Objective(kind(lm, examples, owner, first), facts, [], None, of_neurons(lm, neurons))
+    kind = FrozenContexts if can_freeze(lm, examples, block) else ExampleSet
+    objective = Objective(kind(lm, examples, owner, block), facts, [], None, of_neurons(lm, neurons))
     length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
     search = replace(SEARCH, steps=min(SEARCH.steps, task.method.max_steps))
 
@@ -184,5 +189,6 @@ def _speak(task: EditTask, neurons: list[Neuron], facts: list[Context], before: 
         tell(task, before + step, before + search.steps, sum(losses) / len(losses), good, len(losses))
 
     start = length.new_zeros((len(neurons), neurons[0].gate.shape[0]))
-    values = seek(objective, start, length, search, told)
+    whose = [place[mistake.number] for mistake in found]
+    values = seek(objective, start, length, search, told, whose=whose)
     return values.changes, values.steps

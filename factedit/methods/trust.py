@@ -8,6 +8,8 @@ from torch import Tensor
 from factedit.methods.answer_contexts import Formed, Mistake
 from factedit.methods.recognisers import Reading
 
+KNOWN = 0.75
+"""A neuron that fires in its plainest words, and in this share of all that it is told, knows its position."""
 ANYWHERE = 1e-3
 """A neuron that fires at more of running text than this share is not trusted."""
 
@@ -16,11 +18,15 @@ def trusted(own: Reading, unseen: Reading, texts: Tensor, gate: Tensor, mistaken
     """Which neurons, [n, d], know their own positions, and them from nearly everything else, bool [n].
 
     Args:
-        own: where each is to fire; `unseen`: where it is not to, at more than a share of `mistaken`.
+        own: where each is to fire, in its plainest words first; `unseen`: where it is not to, at more than a
+            share of `mistaken`.
         texts: what enters their MLP at tokens of running text, [N, d].
     """
     anywhere = (texts @ gate.float().T > 0).float().mean(0)
-    return (_opens(own, gate) == 1) & (_opens(unseen, gate) <= mistaken) & (anywhere <= ANYWHERE)
+    owners = own.keys().owner.tolist()
+    plainest = torch.tensor([owners.index(place) for place in range(len(gate))], device=gate.device)
+    plain = (own.entering[plainest] * gate).sum(1) > 0
+    return plain & (_opens(own, gate) >= KNOWN) & (_opens(unseen, gate) <= mistaken) & (anywhere <= ANYWHERE)
 
 
 def _opens(at: Reading, gate: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ AT_A_TIME = 96
 SAID_AT_ONCE = 3
 """Of what else is said of a subject, so many prompts in a step where contexts take turns."""
 Changed = Callable[[list[int], Tensor], AbstractContextManager[None]]
-"""Given examples' places and `changes`, [n edits, d]: while it lasts, the model computes with these."""
+"""Given examples' places and `changes`, [n, d]: while it lasts, the model computes with these."""
 
 
 class Objective:
@@ -76,7 +76,7 @@ class Objective:
         for edit in open_edits:
             index += self._turn(edit, step)
             index += self._said_in(edit, step)
-        answer = essence = changes.new_zeros(len(changes))
+        answer = essence = changes.new_zeros(len(self._mine))
         for piece in self._examples.by_length(index, AT_A_TIME):
             more = self._losses(piece, changes)
             answer, essence = answer + more[0], essence + more[1]
@@ -89,7 +89,7 @@ class Objective:
         example = torch.tensor(index, device=logits.device)[batch.rows]
         is_fact = example < self._facts
         facts, sayings = example[is_fact], example[~is_fact]
-        answer = essence = changes.new_zeros(len(changes))
+        answer = essence = changes.new_zeros(len(self._mine))
         if len(facts):
             entropy = nn.functional.cross_entropy(logits[is_fact], batch.targets[is_fact], reduction="none")
             answer = answer.index_add(0, self._owner[facts], entropy * self._weight[facts])

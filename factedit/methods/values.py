@@ -91,18 +91,19 @@ def seek(
     search: Search,
     told: Told,
     edits: Sequence[int] | None = None,
+    whose: Sequence[int] | None = None,
 ) -> Values:
     """The changes, at most `search.longest` times `length`, [n, 1], that make the answers.
 
     Args:
         start: the changes to begin with, [n, d] float32.
         edits: whose changes are sought, all of them if not given; the others stay as they are.
+        whose: by change, the edit that it is one of; if not given, each edit has one, in order.
     """
     shares = (start / length).requires_grad_(True)
     adam = torch.optim.Adam([shares], lr=search.pace / shares.shape[1] ** 0.5)
-    open_edits = list(range(len(start)) if edits is None else edits)
-    sought = torch.zeros_like(shares.data[:, :1], dtype=torch.bool)
-    sought[open_edits] = True
+    open_edits = list(range(len(objective.rounds)) if edits is None else edits)
+    of_edit = torch.tensor(range(len(start)) if whose is None else whose, device=start.device)
     losses = dict.fromkeys(open_edits, float("inf"))
     holds_for = dict.fromkeys(open_edits, 0)  # steps in a row that an edit's loss has been small
     step = 0
@@ -113,7 +114,6 @@ def seek(
             holds_for[edit] = holds_for[edit] + 1 if loss <= search.enough else 0
         last = step >= search.steps
         done = {e for e in open_edits if last or holds_for[e] >= objective.rounds[e]}
-        sought[list(done)] = False
         told(step, list(losses.values()))
         still = [n for n, edit in enumerate(open_edits) if edit not in done]
         open_edits = [open_edits[n] for n in still]
@@ -124,6 +124,7 @@ def seek(
         before = shares.detach().clone()
         adam.step()
         with torch.no_grad():
+            sought = torch.isin(of_edit, torch.tensor(open_edits, device=of_edit.device))[:, None]
             shares.mul_((search.longest / shares.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1))
             shares.copy_(torch.where(sought, shares, before))
         step += 1
