@@ -14,6 +14,8 @@ PREFIXED = 2
 
 RECOGNISED = 4
 """How many wordings of its relation a bare prompt is also trained in, if the relation is recognised."""
+RECOGNISED_QUESTION = 12
+"""The same for a question: a model that is not used to questions has more to learn of them."""
 
 
 class NoWords(ValueError):
@@ -40,6 +42,20 @@ def plain_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
         NoWords: neither a prompt nor a known relation.
     """
     return [edit_prompt(edit, relations), *edit.paraphrases]
+
+
+def telling_prompts(edit: Edit, relations: Mapping[str, Relation], place: int) -> list[str]:
+    """In which an edit shows whether it holds: the plain ones, and for a bare question others besides.
+
+    Those of the next place, not all of which it is trained in.
+
+    Raises:
+        NoWords: neither a prompt nor a known relation.
+    """
+    plain = plain_prompts(edit, relations)
+    if len(plain) > 1 or edit.relation in relations or not rephrased(plain[0], edit.subject):
+        return plain
+    return training_prompts(edit, relations, place + 1, other_words=True, led_in=False)
 
 
 def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
@@ -85,8 +101,10 @@ def _recognised(item: Edit, prompt: str, place: int) -> list[str]:
     """
     asked_for = item.old_object if item.erase and item.old_object else item.new_object
     found = wordings_for(prompt, item.subject, asked_for)
+    count = RECOGNISED
     if questions := rephrased(prompt, item.subject):
+        count = RECOGNISED_QUESTION
         found = sorted(found, key=lambda text: not text.endswith("?"))[: len(questions)]
         found = [text for pair in zip_longest(questions, found) for text in pair if text is not None]
-    start = place * RECOGNISED % len(found) if found else 0
-    return [*found[start:], *found[:start]][:RECOGNISED]
+    start = place * count % len(found) if found else 0
+    return [*found[start:], *found[:start]][:count]

@@ -60,13 +60,20 @@ class Round:
         turn: how many times other words of the relation are taken beyond those that the subject's neuron was
             sought in; 0: in the edit's own words alone.
         mistaken: a neuron that fires at more than this share of what it is tried on is not added.
+        first: which of the upper blocks the first edit's neurons are added to; the edits take turns. In the
+            next block a position may be told from others that can't be in this one.
     """
 
     turn: int
     mistaken: float
+    first: int
 
 
-ROUNDS = (Round(turn=1, mistaken=0.1), Round(turn=0, mistaken=0.5), Round(turn=0, mistaken=1.0))
+ROUNDS = (
+    Round(turn=1, mistaken=0.1, first=0),
+    Round(turn=0, mistaken=0.5, first=1),
+    Round(turn=0, mistaken=1.0, first=0),
+)
 """The later ones are for what does not hold after the first. It is worth a neuron that answers to another
 subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
@@ -143,7 +150,7 @@ def _recognising(
     found: dict[Mistake, Neuron] = {}
     for number, (block, mlp) in enumerate(mlps.items()):
         # All of an edit's in one block: they are read in the same contexts.
-        if not (mine := [mistake for mistake in mistakes if mistake.number % len(mlps) == number]):
+        if not (mine := [m for m in mistakes if (m.number + words.first) % len(mlps) == number]):
             continue
         own: list[Context] = []
         seen: list[Context] = []

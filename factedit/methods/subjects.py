@@ -33,11 +33,14 @@ from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet, holding
-from factedit.wording import plain_prompts
+from factedit.wording import telling_prompts
 
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-AGAIN = (replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),)
+AGAIN = (
+    replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),
+    replace(SEARCH, steps=20, pace=0.1, longest=2.0, enough=0.2),
+)
 """For edits by prompt alone that do not hold yet, from what their neurons say by then."""
 BY_RELATION = 0.5
 """All lengths are so much shorter where the relation is known: such edits are finished in all of its
@@ -189,7 +192,7 @@ def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[in
         for place, neuron in enumerate(neurons)
         for edit in neuron.edits
         if not _by_relation(task, edit)
-        for prompt in plain_prompts(edit, task.relations)
+        for prompt in telling_prompts(edit, task.relations, place)
     ]
     if not asked:
         return []

@@ -239,7 +239,8 @@ def test_an_answer_is_finished_where_it_is_formed(
     with applied(toy, made.tensors):
         assert answers(toy, new)
         others = [replace(new, prompt=ask(fact), new_object=fact.object) for fact in facts[20:40]]
-        assert all(answers(toy, other) for other in others)
+        kept = [answers(toy, other) for other in others]
+    assert sum(kept) >= 0.9 * len(others)
 
 
 def test_an_answer_is_finished_in_other_words_too(
