@@ -53,7 +53,8 @@ FIRST: Mapping[str, tuple[str, Show]] = {
 }
 LEGEND = """\
 *efficacy*, *paraphrase*: the whole free greedy answer, ended by the model itself, is the new object, in
-the edit's own prompt and in words that were never trained on; *forced*: each of its tokens is the most
+the edit's own prompt and in words that were never trained on (rows whose paraphrase the library makes by
+itself, as "Which" for "What", have none: benchmarks/exam.py); *forced*: each of its tokens is the most
 probable after the ones before; *begins*: the answer opens with it, whatever follows. *locality*, *unrelated*:
 greedy answers to the rows' locality prompts and to prompts of other rows that are the same as the root's,
 by first word and by whole clause. *probes kept*: of catalogue facts that the root answers right, those that
