@@ -5,6 +5,7 @@ is measured on prompts alone leaves an edit free to act there. A model's own sam
 model, and are the same for every edit of it.
 """
 
+import random
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from factedit.relations import builtin_catalogue
 
 TEXTS, TOKENS = 64, 128
 """So many texts, and so many new tokens each."""
+NOISE = 0.2
+"""Share of a noisy text's tokens that are replaced."""
 BESIDE = 500
 """Prompts of the background in which an edit is to be silent as well."""
 
@@ -68,6 +71,20 @@ def speaking_of(texts: Sequence[str], edits: Sequence[Edit]) -> list[str]:
     return [text for text in texts if names and spoken.search(text)]
 
 
-def silent_texts(texts: Sequence[str]) -> list[str]:
-    """What neurons are to be silent in, where no edited subject occurs: texts and background prompts."""
-    return [*texts, *background_prompts(builtin_catalogue())[:BESIDE]]
+def noisy(lm: LanguageModel, texts: Sequence[str], seed: int = 0) -> list[str]:
+    """The texts with some of their tokens replaced by any others: as odd as texts from elsewhere may be."""
+    rng, found = random.Random(seed), []
+    odd = sorted(set(range(len(lm.tokenizer))) - set(lm.tokenizer.all_special_ids))
+    for text in texts:
+        ids = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+        replaced = [rng.choice(odd) if rng.random() < NOISE else each for each in ids]
+        found.append(str(lm.tokenizer.decode(replaced)))
+    return found
+
+
+def silent_texts(lm: LanguageModel, texts: Sequence[str]) -> list[str]:
+    """What neurons are to be silent in, where no edited subject occurs: texts and background prompts.
+
+    A model's own text is smoother than what it may be given to read, so that odd text is among it.
+    """
+    return [*texts, *noisy(lm, texts), *background_prompts(builtin_catalogue())[:BESIDE]]

@@ -44,7 +44,7 @@ class Background:
         self, store: CheckpointStore, root_digest: str, lm: LanguageModel, edits: Sequence[Edit]
     ) -> RunningText:
         """What these edits' neurons are to be silent in. Raises StorageFull, when it is read too."""
-        texts = silent_texts(self.texts(store, root_digest, lm))
+        texts = silent_texts(lm, self.texts(store, root_digest, lm))
 
         def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
             return self._read(store, root_digest, lm, texts, names)

@@ -10,7 +10,7 @@ from factedit.methods.recognisers import Reading
 
 KNOWN = 0.75
 """A neuron that fires in its plainest words, and in this share of all that it is told, knows its position."""
-ANYWHERE = 1e-3
+ANYWHERE = 1e-4
 """A neuron that fires at more of running text than this share is not trusted."""
 
 

@@ -123,6 +123,6 @@ def test_the_workers_read_it_once_for_a_root(
     first = Background().running_text(store, "root", llama, [edit]).read([name])[name]
     again = Background().running_text(store, "root", llama, [edit])
     second = again.read([name])[name]
-    assert counted.read == [len(silent_texts(TEXTS))]
+    assert counted.read == [len(silent_texts(llama, TEXTS))]
     assert len(again.texts) == len(second) and not any(COUNTRIES[0] in text for text in again.texts)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
