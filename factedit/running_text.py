@@ -58,7 +58,7 @@ class RunningText:
                 for at, rows in zip(again, anew[name], strict=True):
                     found[name][at] = rows
         # A first piece without rows: there may be no text at all.
-        nothing = {name: lm.tensors[name].data.new_empty((0, lm.model.config.hidden_size)) for name in names}
+        nothing = {name: lm.tensors[name].data[:0] for name in names}
         return {name: torch.cat([nothing[name], *found[name]]).float() for name in names}
 
     def _woken(

@@ -23,10 +23,18 @@ def trusted(own: Reading, unseen: Reading, texts: Tensor, gate: Tensor, mistaken
         texts: what enters their MLP at tokens of running text, [N, d].
     """
     anywhere = (texts @ gate.float().T > 0).float().mean(0)
-    owners = own.keys().owner.tolist()
-    plainest = torch.tensor([owners.index(place) for place in range(len(gate))], device=gate.device)
-    plain = (own.entering[plainest] * gate).sum(1) > 0
+    plain = torch.zeros(len(gate), dtype=torch.bool, device=gate.device)
+    for place, entering in _plainest(own).items():
+        plain[place] = bool((entering * gate[place]).sum() > 0)
     return plain & (_opens(own, gate) >= KNOWN) & (_opens(unseen, gate) <= mistaken) & (anywhere <= ANYWHERE)
+
+
+def _plainest(own: Reading) -> dict[int, Tensor]:
+    """By neuron, what enters its MLP in its plainest words; none where its token is nowhere to follow."""
+    first: dict[int, Tensor] = {}
+    for context, entering in zip(own.contexts, own.entering, strict=True):
+        first.setdefault(context.edit, entering)
+    return first
 
 
 def _opens(at: Reading, gate: Tensor) -> Tensor:

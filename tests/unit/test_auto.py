@@ -291,6 +291,7 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     assert trusted(first, first, silent, gate[:1], 0.1).tolist() == [False]
     assert trusted(first, nothing, heard, gate[:1], 0.1).tolist() == [False]
     assert trusted(own, nothing, silent, gate, 0.1).tolist() == [True, False]
+    assert trusted(first, nothing, silent, gate, 0.1).tolist() == [True, False]  # the second is told nothing
 
 
 def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) -> None:
