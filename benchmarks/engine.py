@@ -155,6 +155,7 @@ class Engine:
             measuring[0] += time.perf_counter() - started
             return found
 
+        # Its texts are written once for a model, like the rest of the background: no part of the edit.
         silent = self._background.running_text(self.store, self._digest, self.lm, in_force)
 
         def reading(names: Sequence[str]) -> dict[str, list[Tensor]]:
@@ -163,7 +164,6 @@ class Engine:
             measuring[0] += time.perf_counter() - started
             return found
 
-        self._texts()  # once for a model, like the rest of the background: no part of the edit
         started = time.perf_counter()
         if anchors is None:
             anchors = draw(
