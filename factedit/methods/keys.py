@@ -194,8 +194,8 @@ def _rows(read: Lookups) -> list[Tensor]:
         try:
             target_logits(examples.lm, batch, prefix=prefix, first_block=examples.first_block)
         except _Read as stopped:
-            for at in zip(batch.index[batch.rows].tolist(), batch.cols.tolist(), strict=True):
-                place[at] = len(place)
+            for row, col in zip(batch.rows.tolist(), batch.cols.tolist(), strict=True):
+                place[index[row], col] = len(place)
             pieces.append([hidden[batch.rows, batch.cols] for hidden in stopped.hidden])
         else:
             raise RuntimeError("The forward pass did not go through the module that was to be read.")
