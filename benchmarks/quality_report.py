@@ -42,6 +42,7 @@ REST: Mapping[str, tuple[str, Show]] = {
     "negated": ("negated", percent),
     "reversed": ("reversed", percent),
     "seconds_per_edit": ("s an edit", number),
+    "device": ("on", str),
     "bytes": ("MB", megabytes),
     "max_abs_change": ("largest change", number),
     "steps": ("steps", whole),

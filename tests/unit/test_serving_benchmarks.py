@@ -112,10 +112,12 @@ def test_the_tables_hold_the_ratios() -> None:
         Asked([(0.0, 10.0, "")] * 50),
         one,
         {"generate": [0.08, 0.09, 0.095]},
+        Asked([(0.0, 0.004, "")] * 3),
     )
     assert "| bare model, generate | 40.0 | 0.05 |" in text
     assert "| FastAPI and a pipeline | 5.0 | 0.40 |" in text
     assert "| bare model, generate | 90.0 | 10.0 |" in text
+    assert "| the service, the same again | 4.0 |" in text
 
 
 def test_a_rollback_is_judged_by_what_the_clients_saw() -> None:
