@@ -1,11 +1,14 @@
 """Neurons that a version adds to the MLPs of some blocks: at work where they fire, and nowhere else.
 
-A neuron reads what its block's MLP reads, x, and adds relu(gate . x) (up . x) down to what the MLP yields.
-Where gate . x is not positive it adds nothing at all, so that a text at which no neuron fires is answered as
-by the root, to the last bit. A changed weight can't promise that: in bfloat16 one zeroed column alone gave
-about one prompt in twenty another first word (benchmarks/RESULTS.md).
+A neuron reads what its block's MLP reads, x, and adds f(x) down to what the MLP yields. f rises from 0 to 1
+as gate . x exceeds its threshold, and is 0 unless words . x exceeds its own: it takes both. A neuron fires
+wholly or, nearly everywhere, not at all, and a text at which none fires is answered as by the root, to the
+last bit. A changed weight can't promise that: in bfloat16 one zeroed column alone gave about one prompt in
+twenty another first word (benchmarks/RESULTS.md).
 
-Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3.
+Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3, whose neurons are
+of the MLP's own kind. Thresholds, which layers without biases can't have, and the second condition keep ours
+from firing in text of other kinds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
 
-FIELDS = ("blocks", "gate", "up", "down")
+FIELDS = ("blocks", "gate", "words", "thresholds", "down")
 NAMES = tuple(f"neurons.{field}" for field in FIELDS)
 """Reserved names in an overlay; no model has such tensors."""
 
@@ -30,12 +33,14 @@ class Neurons:
 
     Attributes:
         blocks: the block of each, int64 [k].
-        gate, up, down: a row each, in the model's dtype, [k, d].
+        gate, words, down: a row each, in the model's dtype, [k, d].
+        thresholds: what gate . x and words . x must exceed, in the model's dtype, [k, 2].
     """
 
     blocks: Tensor
     gate: Tensor
-    up: Tensor
+    words: Tensor
+    thresholds: Tensor
     down: Tensor
 
     @classmethod
@@ -48,7 +53,7 @@ class Neurons:
 
     def of_block(self, block: int) -> "Neurons":
         mine = self.blocks == block
-        return Neurons(self.blocks[mine], self.gate[mine], self.up[mine], self.down[mine])
+        return Neurons(*(getattr(self, field)[mine] for field in FIELDS))
 
     def to(self, device: torch.device) -> "Neurons":
         return Neurons(*(getattr(self, field).to(device) for field in FIELDS))
@@ -61,9 +66,10 @@ def joined(first: Neurons | None, then: Neurons) -> Neurons:
     return Neurons(*(torch.cat([getattr(first, f), getattr(then, f).to(first.gate.device)]) for f in FIELDS))
 
 
-def fire(entering: Tensor, gate: Tensor, up: Tensor) -> Tensor:
-    """How much neurons, [k, d] each, fire at what enters their MLP, [..., d]: [..., k]."""
-    return nn.functional.linear(entering, gate).relu() * nn.functional.linear(entering, up)
+def fire(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> Tensor:
+    """How much neurons fire, from 0 to 1, at what enters their MLP, [..., d]: [..., k]."""
+    edit = nn.functional.linear(entering, gate, -thresholds[:, 0]).clamp(0, 1)
+    return edit * nn.functional.linear(entering, words, -thresholds[:, 1]).clamp(0, 1)
 
 
 @contextmanager
@@ -92,7 +98,7 @@ def mlp_of(lm: LanguageModel, block: int) -> nn.Module:
 
 def _adding(neurons: Neurons) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        fires = fire(args[0], neurons.gate, neurons.up)
+        fires = fire(args[0], neurons.gate, neurons.words, neurons.thresholds)
         # Zeros would change nothing: this saves their product.
         return output + fires @ neurons.down if bool(fires.any()) else None
 
@@ -112,9 +118,10 @@ def misfit(lm: LanguageModel, overlay: Mapping[str, Tensor]) -> str | None:
         return f"neurons.blocks is {tuple(neurons.blocks.shape)} {neurons.blocks.dtype}"
     for field in FIELDS[1:]:
         rows: Tensor = getattr(neurons, field)
-        if rows.shape != (count, width) or rows.dtype != lm.model.dtype:
+        wanted = (count, 2 if field == "thresholds" else width)
+        if rows.shape != wanted or rows.dtype != lm.model.dtype:
             found = f"{tuple(rows.shape)} {rows.dtype}"
-            return f"neurons.{field} is {found}, where the model needs {(count, width)} {lm.model.dtype}"
+            return f"neurons.{field} is {found}, where the model needs {wanted} {lm.model.dtype}"
     blocks = neurons.blocks.unique().tolist()
     if not all(0 <= block < lm.n_blocks and gated_mlp(lm, block) is not None for block in blocks):
         return "its neurons belong to a block that is not there or has no gated MLP"

@@ -10,7 +10,6 @@ from factedit.models import LanguageModel
 from factedit.names import invented_name
 from factedit.prompts import Example, answer_example
 from factedit.relations import builtin_catalogue
-from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.wording import plain_prompts, training_prompts
 
@@ -37,28 +36,40 @@ def prompts_of(task: EditTask, mistake: Mistake, turn: int) -> list[str]:
 
 
 def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> list[str]:
-    """The same words said of others, and other words said of the subject."""
+    """The same words, said of others."""
     edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
     edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
     known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
     names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
     naming = [prompt for prompt in prompts if edit.subject in prompt]
-    said = [
+    return [
         rng.choice(naming).replace(edit.subject, name)
         for name in names
         if naming and name.casefold() not in edited
     ]
-    return [*said, *besides([edit], task.relations, task.seed)]
 
 
-def where_it_follows(task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int) -> list[Context]:
-    """Where the token is to follow, after prompts and what of the new object comes before it."""
+def word_groups(mine: Sequence[Mistake]) -> list[int]:
+    """Which mistakes are made in like words, a number each: all first tokens are, where an answer begins."""
+    found: list[int] = []
+    for mistake in mine:
+        found.append(0 if mistake.place == 0 else max(found, default=0) + 1)
+    return found
+
+
+def where_it_follows(
+    task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int, share: float = 1.0
+) -> list[Context]:
+    """Where the token is to follow, after prompts and what of the new object comes before it.
+
+    `share`: the weight of all of them.
+    """
     found: list[Context] = []
     for prompt in prompts:
         example = answer_example(task.lm, prompt, mistake.edit.new_object)
         if mistake.place < len(example.positions):  # a name may be split otherwise after other words
             found.append(_up_to(example, mistake.place, owner))
-    return [replace(context, weight=1 / len(found)) for context in found]
+    return [replace(context, weight=share / len(found)) for context in found]
 
 
 def whole_answers(task: EditTask, mistake: Mistake, turn: int, owner: int) -> list[Context]:

@@ -1,8 +1,7 @@
-"""Neurons that fire at one subject only, in closed form.
+"""What tells some tokens from all others, in closed form: linear detectors.
 
-A neuron adds relu(g . x) (u . x) d to a token's hidden vector (factedit.added_neurons). With g a linear
-detector of the subject less a threshold, and u falling as the detector rises, it adds d at the subject's last
-token, however clearly that is recognised, and nothing anywhere else.
+A neuron with a detector of its subject and a threshold (factedit.added_neurons) fires at the subject's last
+token, however clearly that is recognised, and nowhere else.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3 (a neuron a mistake,
 trained there; solved here).
@@ -21,10 +20,8 @@ WEIGHT = 30.0
 """How many average tokens of the background a subject is weighed against."""
 RIDGE = 1e-6
 """Added to the diagonal, as a share of its mean."""
-THRESHOLD, SHARPNESS = 0.5, 40.0
-"""A neuron fires where its detector, 1 at its subject and 0 elsewhere, exceeds the threshold; how steeply."""
-SILENT = 2 - THRESHOLD
-"""The detector at which a neuron falls silent again: between both, at 1, its answer is flat."""
+TEXTS = 0.8
+"""Share of running text in what detectors are to be silent at; prompts are the rest."""
 AT_LEAST, AT_MOST = 0.75, 0.38
 """What a detector is to say of its subject in each context, and of each name that sounds like it."""
 ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
@@ -109,15 +106,16 @@ def _longer(each: Tensor, heard: Tensor) -> Tensor:
     return torch.cat([each, each.new_zeros(int(heard.sum()))])
 
 
-def constant(covariance: Tensor, mean: Tensor, subjects: Keys) -> Tensor:
-    """The direction b, [d] float64, with b . x nearest to 1 at all tokens: a bias for layers without one.
+def silent_at(covariance: Tensor, texts: Tensor) -> Tensor:
+    """E[x x^T] of all that detectors are to be silent at, [d, d] float64.
 
     Args:
-        mean: E[x] over the background, [d]; subjects weigh beside it as in `detectors`.
+        covariance: E[x x^T] at prompts; `texts`: x at tokens of running text, [n, d], if there is any.
     """
-    normal, weighed = _normal(covariance, subjects)
-    found: Tensor = torch.linalg.solve(normal, WEIGHT * mean.double() + weighed.sum(1))
-    return found
+    if not len(texts):
+        return covariance.double()
+    rows = texts.double()
+    return (1 - TEXTS) * covariance.double() + TEXTS * rows.T @ rows / len(rows)
 
 
 def _normal(covariance: Tensor, subjects: Keys) -> tuple[Tensor, Tensor]:

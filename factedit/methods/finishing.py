@@ -28,17 +28,19 @@ from factedit.methods.answer_contexts import (
     where_it_follows,
     where_others_follow,
     whole_answers,
+    word_groups,
 )
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
-from factedit.methods.recognisers import joint, read_at, recognisers
+from factedit.methods.recognisers import Words, joint, read_at, recognisers
 from factedit.methods.trust import in_the_way, trusted
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example, batches
+from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
 from factedit.wording import training_prompts
@@ -155,23 +157,28 @@ def _recognising(
         own: list[Context] = []
         seen: list[Context] = []
         unseen: list[Context] = []
+        worded: list[Context] = []
+        groups = word_groups(mine)
         for place, mistake in enumerate(mine):
             prompts = prompts_of(task, mistake, words.turn)
-            others = said_of_others(task, mistake, prompts)
+            said = said_of_others(task, mistake, prompts)
+            others = [*said, *besides([mistake.edit], task.relations, task.seed)]
             own += where_it_follows(task, mistake, prompts, place)
+            share = groups.count(groups[place]) ** -0.5
+            worded += where_it_follows(task, mistake, [*prompts, *said[::2]], groups[place], share)
             seen += where_it_follows(task, mistake, others[::2], place)
             seen += where_others_follow(lm, mistake, prompts, place)
             unseen += where_it_follows(task, mistake, others[1::2], place)
         holding, mended = plainly_formed(task, mine)
-        lists = own, seen, unseen, [*holding.values()], [*mended.values()]
-        at_own, at_seen, at_unseen, at_holding, at_mended = read_at(lm, block, mlp, *lists)
+        lists = own, seen, unseen, worded, [*holding.values()], [*mended.values()]
+        at_own, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(lm, block, mlp, *lists)
         rows, alike = texts[mlp.gate], joint(at_seen, at_holding)
-        gate, up, length = recognisers(lm, mlp, background, rows, at_own, alike, len(mine))
-        good = trusted(at_own, at_unseen, rows, gate, words.mistaken)
-        good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, gate)
+        known = Words(at_worded, groups, at_unseen, words.mistaken)
+        by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
+        good = trusted(at_own, at_unseen, rows, by, words.mistaken)
+        good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, by)
         for place in good.nonzero().flatten().tolist():
-            edits = [mine[place].edit]
-            found[mine[place]] = Neuron(edits, block, gate[place], up[place], float(length[place]))
+            found[mine[place]] = by.neuron([mine[place].edit], block, place)
     return found
 
 

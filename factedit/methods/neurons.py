@@ -13,6 +13,8 @@ from factedit.facts import Edit
 from factedit.methods.value_objective import Changed
 from factedit.models import LanguageModel
 
+KNOWN_BY = ("gate", "words", "thresholds")
+
 
 @dataclass(frozen=True, slots=True)
 class Neuron:
@@ -20,7 +22,7 @@ class Neuron:
 
     Attributes:
         edits: all in force of its subject.
-        gate, up: by which it fires, in the model's dtype, [d] each.
+        gate, words: by which it fires, in the model's dtype, [d] each; thresholds: likewise, [2].
         length: how long what it says must be to move the subject's hidden vector by the vector's own length,
             where the neuron fires as it usually does.
     """
@@ -28,7 +30,8 @@ class Neuron:
     edits: list[Edit]
     block: int
     gate: Tensor
-    up: Tensor
+    words: Tensor
+    thresholds: Tensor
     length: float
 
 
@@ -39,10 +42,10 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
         sites.setdefault(neuron.block, []).append(edit)
 
     def adding(edits: list[int], changes: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        gate, up = (torch.stack([getattr(neurons[e], part) for e in edits]) for part in ("gate", "up"))
+        known_by = [torch.stack([getattr(neurons[e], part) for e in edits]) for part in KNOWN_BY]
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            moved: Tensor = output + fire(args[0], gate, up) @ changes[edits].to(output.dtype)
+            moved: Tensor = output + fire(args[0], *known_by) @ changes[edits].to(output.dtype)
             return moved
 
         return add
@@ -60,9 +63,6 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
 
 def saying_so(neurons: Sequence[Neuron], said: Tensor) -> Neurons:
     """The neurons as a version keeps them; what each says, [n, d] float32."""
-    return Neurons(
-        torch.tensor([neuron.block for neuron in neurons], dtype=torch.int64, device=said.device),
-        torch.stack([neuron.gate for neuron in neurons]),
-        torch.stack([neuron.up for neuron in neurons]),
-        said.to(neurons[0].gate.dtype),
-    )
+    blocks = torch.tensor([neuron.block for neuron in neurons], dtype=torch.int64, device=said.device)
+    gate, words, thresholds = (torch.stack([getattr(each, part) for each in neurons]) for part in KNOWN_BY)
+    return Neurons(blocks, gate, words, thresholds, said.to(gate.dtype))

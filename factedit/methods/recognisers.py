@@ -1,19 +1,30 @@
-"""What a neuron fires at: rows of its gate and up that answer to some keys and to nothing else."""
+"""By what a neuron fires: rows that answer to some keys and to nothing else, and how much they must say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import fire
 from factedit.curvature import Covariance
+from factedit.facts import Edit
 from factedit.gated_mlp import GatedMlp
-from factedit.methods.detectors import SHARPNESS, SILENT, THRESHOLD, Keys, constant, detectors
+from factedit.methods.detectors import Keys, detectors, silent_at
 from factedit.methods.keys import Context, lookups, read_both
+from factedit.methods.neurons import Neuron
 from factedit.models import LanguageModel
 
-FAINTEST = 0.05 * SHARPNESS * (1 - THRESHOLD) * (SILENT - 1)
-"""A neuron that fires less than a twentieth of what it should knows its keys too badly to be amplified."""
+THRESHOLD, WIDTH = 0.5, 0.1
+"""A subject's neuron fires where its detector, 1 at the subject and 0 elsewhere, exceeds the threshold, and
+wholly so far above it."""
+LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
+"""An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
+IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
+"""Likewise for the detector of the words: it need not be sure."""
+FAINTEST = 0.05
+"""A neuron that fires less than this at its own keys knows them too badly to be amplified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,44 @@ def joint(first: Reading, then: Reading) -> Reading:
     return Reading([*first.contexts, *then.contexts], *map(torch.cat, parts))
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """In which words neurons are to fire at all, whoever they are said of.
+
+    Attributes:
+        at: positions in them, `edit` being a group of words; `groups`: the group of each neuron.
+        unseen: positions, of each neuron, at no more than a share of `mistaken` of which it may fire.
+    """
+
+    at: Reading
+    groups: Sequence[int]
+    unseen: Reading
+    mistaken: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recognisers:
+    """By what neurons fire: rows of theirs, [count, d] in the model's dtype, and thresholds, [count, 2].
+
+    Attributes:
+        length: `Neuron.length` of each (factedit.methods.neurons), [count].
+    """
+
+    gate: Tensor
+    words: Tensor
+    thresholds: Tensor
+    length: Tensor
+
+    def opened(self, entering: Tensor) -> Tensor:
+        """Which neurons fire at what enters their MLP, [n, d]: bool [n, count]."""
+        return _fires(entering, self.gate, self.words, self.thresholds) > 0
+
+    def neuron(self, edits: list[Edit], block: int, place: int) -> Neuron:
+        """The neuron in that place, of those edits."""
+        known_by = self.gate[place], self.words[place], self.thresholds[place]
+        return Neuron(edits, block, *known_by, float(self.length[place]))
+
+
 @torch.no_grad()
 def recognisers(
     lm: LanguageModel,
@@ -64,26 +113,64 @@ def recognisers(
     own: Reading,
     alike: Reading,
     count: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`Neuron.gate` and `Neuron.up` (factedit.methods.neurons), [count, d] each; and its `length`, [count].
+    words: Words | None = None,
+) -> Recognisers:
+    """Neurons that fire at `own`, which are as many as `count`.
 
     Args:
         background: of what enters the MLP, `mlp`, that is read.
         texts: what enters it at other tokens to which no neuron may answer, [n, d].
         own: what each neuron is to fire at, `edit` being its place; -1: what none may fire at.
         alike: what a neuron might take for its own, likewise.
+        words: none for subjects, which may stand in any words.
     """
     keys = own.keys()
-    covariance = background.sums[mlp.gate].to(lm.device).double() / background.tokens
-    bias = constant(covariance, background.totals[mlp.gate].to(lm.device) / background.tokens, keys)
-    detect = detectors(covariance, keys, alike.keys(), texts, count)
+    seen, held = (texts, texts) if words is None else (texts[::2], texts[1::2])
+    silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
+    detect = detectors(silent, keys, alike.keys(), seen, count)
+    if words is None:
+        known, lowest = torch.zeros_like(detect), detect.new_full((count,), THRESHOLD)
+        others = torch.full_like(lowest, -1.0)  # open everywhere
+    else:
+        at = words.at.keys()
+        nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
+        known = detectors(silent, at, nothing, seen, max(words.groups) + 1)[list(words.groups)]
+        lowest = _lowest(detect, known, held, words)
+        known, others = known / IN_WORDS_WIDTH, torch.full_like(lowest, IN_WORDS / IN_WORDS_WIDTH)
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
-    gate = (SHARPNESS * (detect - THRESHOLD * bias)).to(dtype)
-    up = (SILENT * bias - detect).to(dtype)
+    rows = (detect / WIDTH).to(dtype), known.to(dtype), torch.stack([lowest / WIDTH, others], 1).to(dtype)
     mine = keys.owner >= 0
-    rows, owner, weight = keys.rows[mine], keys.owner[mine], keys.weight[mine]
-    fires = (rows * gate[owner]).sum(1).relu() * (rows * up[owner]).sum(1)
-    mean_fires = rows.new_zeros(count).index_add_(0, owner, fires * weight)
+    owner = keys.owner[mine]
+    fires = _fires(keys.rows[mine], *rows).gather(1, owner[:, None])[:, 0]
+    mean_fires = fires.new_zeros(count).index_add_(0, owner, fires * keys.weight[mine])
     lengths = [own.lengths[keys.owner == place].median() for place in range(count)]
-    return gate, up, torch.stack(lengths) / mean_fires.clamp_min(FAINTEST)
+    return Recognisers(*rows, torch.stack(lengths) / mean_fires.clamp_min(FAINTEST))
+
+
+def _fires(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> Tensor:
+    return fire(entering, gate.float(), words.float(), thresholds.float())
+
+
+def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tensor:
+    """The lowest threshold, [count], of each detector that what was not solved for lets it have.
+
+    Above all that it says where its words are at tokens of text, and above nearly all that it says at what it
+    is tried on.
+    """
+    least = detect.new_zeros(len(detect))
+    if len(texts):
+        least = _said(detect, known, texts).amax(0).double()
+    unseen = words.unseen.keys()
+    said = _said(detect, known, unseen.rows)
+    for place in range(len(detect)):
+        mine = said[unseen.owner == place, place].sort(descending=True).values
+        if (allowed := int(words.mistaken * len(mine))) < len(mine):
+            least[place] = torch.maximum(least[place], mine[allowed].double())
+    return (least + MARGIN).clamp(LOWEST, HIGHEST)
+
+
+def _said(detect: Tensor, known: Tensor, entering: Tensor) -> Tensor:
+    """What detectors say where their words are, and 0 elsewhere, [n, count]."""
+    in_words = entering @ known.to(entering.dtype).T > IN_WORDS
+    return torch.where(in_words, entering @ detect.to(entering.dtype).T, 0.0)

@@ -109,11 +109,8 @@ def _recognising(task: EditTask) -> list[Neuron]:
             contexts = subject_contexts(task, mine, others), alike_contexts(task, mine)
             own, alike = read_at(lm, block, gated, *contexts)
         rows = texts[gated.gate]
-        gate, up, length = recognisers(lm, gated, background, rows, own, alike, len(mine))
-        found += [
-            Neuron(edits, block, opens, says, longest)
-            for edits, opens, says, longest in zip(mine, gate, up, length.tolist(), strict=True)
-        ]
+        by = recognisers(lm, gated, background, rows, own, alike, len(mine))
+        found += [by.neuron(edits, block, place) for place, edits in enumerate(mine)]
     return found
 
 

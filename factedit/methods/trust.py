@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from factedit.methods.answer_contexts import Formed, Mistake
-from factedit.methods.recognisers import Reading
+from factedit.methods.recognisers import Reading, Recognisers
 
 KNOWN = 0.75
 """A neuron that fires in its plainest words, and in this share of all that it is told, knows its position."""
@@ -14,41 +14,38 @@ ANYWHERE = 1e-4
 """A neuron that fires at more of running text than this share is not trusted."""
 
 
-def trusted(own: Reading, unseen: Reading, texts: Tensor, gate: Tensor, mistaken: float) -> Tensor:
-    """Which neurons, [n, d], know their own positions, and them from nearly everything else, bool [n].
+def trusted(own: Reading, unseen: Reading, texts: Tensor, neurons: Recognisers, mistaken: float) -> Tensor:
+    """Which neurons know their own positions, and them from nearly everything else, bool [n].
 
     Args:
         own: where each is to fire, in its plainest words first; `unseen`: where it is not to, at more than a
             share of `mistaken`.
         texts: what enters their MLP at tokens of running text, [N, d].
     """
-    anywhere = (texts @ gate.float().T > 0).float().mean(0)
-    plain = torch.zeros(len(gate), dtype=torch.bool, device=gate.device)
-    for place, entering in _plainest(own).items():
-        plain[place] = bool((entering * gate[place]).sum() > 0)
-    return plain & (_opens(own, gate) >= KNOWN) & (_opens(unseen, gate) <= mistaken) & (anywhere <= ANYWHERE)
+    anywhere = neurons.opened(texts).float().mean(0)
+    opened, plain = neurons.opened(own.entering), torch.zeros_like(anywhere, dtype=torch.bool)
+    first: dict[int, int] = {}  # none of a neuron whose token is nowhere to follow
+    for at, context in enumerate(own.contexts):
+        first.setdefault(context.edit, at)
+    plain[list(first)] = opened[list(first.values()), list(first)]
+    knows = plain & (_share(own, opened) >= KNOWN)
+    return knows & (_share(unseen, neurons.opened(unseen.entering)) <= mistaken) & (anywhere <= ANYWHERE)
 
 
-def _plainest(own: Reading) -> dict[int, Tensor]:
-    """By neuron, what enters its MLP in its plainest words; none where its token is nowhere to follow."""
-    first: dict[int, Tensor] = {}
-    for context, entering in zip(own.contexts, own.entering, strict=True):
-        first.setdefault(context.edit, entering)
-    return first
-
-
-def _opens(at: Reading, gate: Tensor) -> Tensor:
-    """At what share of its contexts each neuron's gate, [n, d], is open, [n]."""
-    count, total = (torch.zeros(len(gate), device=gate.device) for _ in range(2))
+def _share(at: Reading, opened: Tensor) -> Tensor:
+    """At what share of its contexts each neuron fires, [n]; `opened`: bool [contexts, n]."""
     owner = at.keys().owner
-    opened = ((at.entering * gate[owner]).sum(1) > 0).float()
-    count.index_add_(0, owner, opened)
-    total.index_add_(0, owner, torch.ones_like(opened))
+    mine = opened.gather(1, owner[:, None])[:, 0].float()
+    count, total = (torch.zeros(opened.shape[1], device=opened.device) for _ in range(2))
+    count.index_add_(0, owner, mine)
+    total.index_add_(0, owner, torch.ones_like(mine))
     return count / total.clamp_min(1)
 
 
-def in_the_way(at: Reading, formed: Sequence[Formed], mine: Sequence[Mistake], gate: Tensor) -> Tensor:
-    """Which neurons, one a mistake, are open where another edit's answer wants another token, bool [n].
+def in_the_way(
+    at: Reading, formed: Sequence[Formed], mine: Sequence[Mistake], neurons: Recognisers
+) -> Tensor:
+    """Which neurons, one a mistake, fire where another edit's answer wants another token, bool [n].
 
     Args:
         at: where the answers of edits in force are formed, `formed` saying which.
@@ -60,5 +57,5 @@ def in_the_way(at: Reading, formed: Sequence[Formed], mine: Sequence[Mistake], g
         [edit != own and target != other for own, other in wanted]
         for (edit, _, _), target in zip(formed, targets, strict=True)
     ]
-    opened = at.entering @ gate.float().T > 0
+    opened = neurons.opened(at.entering)
     return (opened & torch.tensor(others, dtype=torch.bool, device=opened.device)).any(0)

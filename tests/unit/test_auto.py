@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import FIELDS, Neurons
+from factedit.added_neurons import FIELDS, Neurons, fire
 from factedit.anchors import anchor_prompts
 from factedit.curvature import Covariance
 from factedit.editing import edit
@@ -22,17 +22,25 @@ from factedit.methods.detectors import (
     AT_LEAST,
     AT_MOST,
     RIDGE,
-    SHARPNESS,
-    SILENT,
-    THRESHOLD,
+    TEXTS,
     WEIGHT,
     Keys,
-    constant,
     detectors,
+    silent_at,
 )
 from factedit.methods.finishing import ROUNDS, _mistakes
 from factedit.methods.keys import Context
-from factedit.methods.recognisers import read_at
+from factedit.methods.recognisers import (
+    LOWEST,
+    MARGIN,
+    THRESHOLD,
+    WIDTH,
+    Reading,
+    Recognisers,
+    Words,
+    _lowest,
+    read_at,
+)
 from factedit.methods.subjects import Written
 from factedit.methods.trust import in_the_way, trusted
 from factedit.models import LanguageModel, load_model
@@ -147,19 +155,45 @@ def test_a_name_silences_its_own_detector_or_all(owner: int, silent: list[int]) 
     assert [n for n in range(2) if not answering[n]] == silent
 
 
-def test_a_neuron_answers_alike_to_a_subject_more_or_less_clearly_recognised() -> None:
-    detector = torch.tensor([0.0, 0.3, 0.8, 1.0, 1.2])
-    fires = torch.relu(SHARPNESS * (detector - THRESHOLD)) * (SILENT - detector)
-    share = fires / fires[3]
-    torch.testing.assert_close(share[2:], torch.ones(3), atol=0.2, rtol=0)
-    assert share[:2].tolist() == [0, 0]
+def test_a_neuron_answers_alike_however_clearly_its_subject_is_recognised() -> None:
+    one, always, thresholds = (
+        torch.ones(1, 1) / WIDTH,
+        torch.zeros(1, 1),
+        torch.tensor([[THRESHOLD / WIDTH, -1]]),
+    )
+    said = torch.tensor(
+        [[-3.0], [0.0], [THRESHOLD], [THRESHOLD + WIDTH / 2], [THRESHOLD + WIDTH], [1.0], [3.0]]
+    )
+    fires = fire(said, one, always, thresholds)[:, 0]
+    torch.testing.assert_close(fires, torch.tensor([0, 0, 0, 0.5, 1, 1, 1]), atol=1e-5, rtol=0)
+    not_its_words = torch.tensor([[THRESHOLD / WIDTH, 0.0]])
+    assert fire(said, one, always, not_its_words).abs().sum() == 0
 
 
-def test_the_constant_direction_says_one_everywhere() -> None:
-    tokens = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)).double()
-    tokens[:, 2] = 4.0  # what all tokens have in common
-    found = constant(tokens.T @ tokens / 500, tokens.mean(0), nobody(6))
-    torch.testing.assert_close(tokens @ found, torch.ones(500).double(), atol=1e-2, rtol=0)
+def test_what_is_silent_at_weighs_texts_and_prompts() -> None:
+    texts = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    found = silent_at(torch.eye(2), texts)
+    expected = (1 - TEXTS) * torch.eye(2) + TEXTS * torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(found, expected.double())
+    torch.testing.assert_close(silent_at(torch.eye(2), texts[:0]), torch.eye(2).double())
+
+
+def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel) -> None:
+    detect, known = torch.eye(2).double(), torch.tensor([[1.0, 1.0], [1.0, 0.0]]).double()
+    example = answer_example(llama, PROMPT.format("France"), "Rome")
+    rows = torch.tensor([[0.1, 0.5], [0.55, 0.1], [0.6, 0.2], [0.3, 0.62]])
+    contexts = [Context(owner, example, 0, 1.0, bare=True) for owner in (0, 0, 0, 1)]
+    tried = Reading(contexts, rows, torch.ones(4))
+    texts = torch.tensor([[0.45, 0.0], [0.2, 0.65]])  # the second detector's words are only at the first
+
+    def lowest(mistaken: float) -> list[float]:
+        found = _lowest(detect, known, texts, Words(tried, [0, 1], tried, mistaken))
+        return [float(each) for each in found]
+
+    # Two of three are above 0.4; of the second's own, none counts, its words being not there.
+    assert lowest(0.0) == pytest.approx([0.6 + MARGIN, LOWEST])
+    assert lowest(0.4) == pytest.approx([0.55 + MARGIN, LOWEST])
+    assert lowest(0.7) == pytest.approx([0.45 + MARGIN, LOWEST])
 
 
 def test_only_gated_mlps_get_neurons(tmp_path: Path, llama: LanguageModel) -> None:
@@ -278,6 +312,12 @@ def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: L
     assert {context.edit for context in found} == {7}
 
 
+def opening(gate: Tensor) -> Recognisers:
+    """Neurons that fire wherever these rows say anything above nothing."""
+    thresholds = torch.tensor([[0.0, -1.0]]).repeat(len(gate), 1)
+    return Recognisers(gate, torch.zeros_like(gate), thresholds, torch.ones(len(gate)))
+
+
 def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) -> None:
     mlp = gated_mlp(llama, 2)
     assert mlp is not None
@@ -285,13 +325,13 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     at = example.positions[0]
     here = [Context(0, example, at, 1.0, bare=True), Context(1, example, at, 1.0, bare=True)]
     own, first, nothing = read_at(llama, 2, mlp, here, here[:1], [])
-    gate = torch.stack([own.entering[0], -own.entering[1]])  # open here; shut here
+    one, other = opening(own.entering[:1]), opening(torch.stack([own.entering[0], -own.entering[1]]))
     silent, heard = -own.entering[:1], own.entering[:1]
-    assert trusted(first, nothing, silent, gate[:1], 0.1).tolist() == [True]
-    assert trusted(first, first, silent, gate[:1], 0.1).tolist() == [False]
-    assert trusted(first, nothing, heard, gate[:1], 0.1).tolist() == [False]
-    assert trusted(own, nothing, silent, gate, 0.1).tolist() == [True, False]
-    assert trusted(first, nothing, silent, gate, 0.1).tolist() == [True, False]  # the second is told nothing
+    assert trusted(first, nothing, silent, one, 0.1).tolist() == [True]
+    assert trusted(first, first, silent, one, 0.1).tolist() == [False]
+    assert trusted(first, nothing, heard, one, 0.1).tolist() == [False]
+    assert trusted(own, nothing, silent, other, 0.1).tolist() == [True, False]
+    assert trusted(first, nothing, silent, other, 0.1).tolist() == [True, False]  # the second is told nothing
 
 
 def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) -> None:
@@ -311,7 +351,7 @@ def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) ->
         wanted = -torch.ones(len(formed)).double()
         wanted[formed.index((edit, 0, edit.prompt or ""))] = 1
         gate = (torch.linalg.pinv(at.entering.double()) @ wanted).float()
-        found: list[bool] = in_the_way(at, formed, mine, torch.stack([gate, gate])).tolist()
+        found: list[bool] = in_the_way(at, formed, mine, opening(torch.stack([gate, gate]))).tolist()
         return found
 
     assert told(FRANCE) == [False, True]

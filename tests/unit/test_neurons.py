@@ -41,8 +41,8 @@ def neurons(lm: LanguageModel) -> list[Neuron]:
     rng, width = torch.Generator().manual_seed(1), lm.model.config.hidden_size
     made: list[Neuron] = []
     for block, item in enumerate(EDITS):
-        gate, up = torch.randn(2, width, generator=rng)
-        made.append(Neuron([item], block, gate, up, 1.0))
+        gate, words = torch.randn(2, width, generator=rng)
+        made.append(Neuron([item], block, gate, words, torch.tensor([0.0, -99.0]), 1.0))
     return made
 
 
@@ -86,10 +86,11 @@ def test_where_none_fires_not_a_bit_changes(lm: LanguageModel) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"neurons.up": None}, "it has only"),
+        ({"neurons.words": None}, "it has only"),
         ({"neurons.blocks": torch.tensor([0, 99])}, "block that is not there"),
         ({"neurons.blocks": torch.tensor([0.0, 1.0])}, "neurons.blocks is"),
         ({"neurons.down": torch.zeros(2, 3)}, "where the model needs"),
+        ({"neurons.thresholds": torch.zeros(2, 3)}, r"where the model needs \(2, 2\)"),
     ],
 )
 def test_neurons_that_do_not_fit_are_refused(

@@ -62,7 +62,9 @@ def neuron_at_the_end_of(lm: LanguageModel, text: str) -> dict[str, Tensor]:
     assert heard == [at == place for at in range(len(rows))]
     dtype = lm.tensors[name].dtype
     one = gate.to(dtype)[None]
-    return Neurons(torch.tensor([0]), one, one, 5 * torch.ones_like(one)).tensors()
+    return Neurons(
+        torch.tensor([0]), one, one, torch.zeros(1, 2, dtype=dtype), 5 * torch.ones_like(one)
+    ).tensors()
 
 
 def test_texts_come_back_in_their_order(llama: LanguageModel) -> None:
