@@ -7,7 +7,7 @@ alone. The covariance is the input factor of K-FAC (Martens and Grosse 2015, sec
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -34,19 +34,16 @@ class Covariance:
     Attributes:
         sums: by matrix, the sum of x x^T over all tokens, float32 [d_in, d_in].
         tokens: how many vectors there were.
-        totals: by matrix, the sum of x, float32 [d_in].
     """
 
     sums: Mapping[str, Tensor]
     tokens: int
-    totals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def minus(self, other: "Covariance") -> "Covariance":
         """The covariance without the tokens of `other`, which were among these."""
         return Covariance(
             {name: total - other.sums[name] for name, total in self.sums.items()},
             self.tokens - other.tokens,
-            {name: total - other.totals[name] for name, total in self.totals.items()},
         )
 
 
@@ -62,15 +59,13 @@ def measure(
         NoCurvature: a name is not that of a linear layer's matrix.
     """
     sums = {name: torch.zeros(_width(lm, name), device=lm.device).diag() for name in names}
-    totals = {name: torch.zeros(_width(lm, name), device=lm.device) for name in names}
 
     def add(name: str, rows: Tensor) -> None:
         rows = rows.float()
         sums[name].addmm_(rows.T, rows)
-        totals[name].add_(rows.sum(0))
 
     order = _read(lm, names, prompts, add, progress)
-    return Covariance(sums, sum(length for _, length in order), totals)
+    return Covariance(sums, sum(length for _, length in order))
 
 
 def inputs_of(lm: LanguageModel, names: Sequence[str], prompts: Sequence[str]) -> dict[str, list[Tensor]]:

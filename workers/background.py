@@ -24,7 +24,7 @@ class Background:
     """The covariances of one root that were asked for so far."""
 
     def __init__(self) -> None:
-        self._held: dict[str, tuple[Tensor, Tensor, int]] = {}
+        self._held: dict[str, tuple[Tensor, int]] = {}
         self._texts: dict[str, list[str]] = {}
         self._entering: dict[str, list[Tensor]] = {}
 
@@ -84,22 +84,18 @@ class Background:
         """Of the matrices `names`, on the model's device. Raises NoCurvature, StorageFull."""
         prompts = [*background_prompts(builtin_catalogue()), *self.texts(store, root_digest, lm)]
         read = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-        keys = {name: f"mean and covariance of {name} in {root_digest} over {read}" for name in names}
+        keys = {name: f"covariance of {name} in {root_digest} over {read}" for name in names}
         for name in names:
             if name not in self._held and (kept := store.recall(keys[name])) is not None:
-                both = kept["sum"].to(lm.device), kept["total"].to(lm.device)
-                self._held[name] = *both, int(kept["tokens"])
+                self._held[name] = kept["sum"].to(lm.device), int(kept["tokens"])
         missing = [name for name in names if name not in self._held]
         if missing:
             found = measure(lm, missing, prompts, progress)
             for name in missing:
-                self._held[name] = found.sums[name], found.totals[name], found.tokens
-                parts = {"sum": found.sums[name], "total": found.totals[name]}
-                store.remember(keys[name], {**parts, "tokens": torch.tensor(found.tokens)})
-        tokens = min((self._held[name][2] for name in names), default=0)
-        sums = {name: self._held[name][0] for name in names}
-        totals = {name: self._held[name][1] for name in names}
-        return Covariance(sums, tokens, totals)
+                self._held[name] = found.sums[name], found.tokens
+                store.remember(keys[name], {"sum": found.sums[name], "tokens": torch.tensor(found.tokens)})
+        tokens = min((self._held[name][1] for name in names), default=0)
+        return Covariance({name: self._held[name][0] for name in names}, tokens)
 
 
 def apart_from(
