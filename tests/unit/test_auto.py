@@ -17,7 +17,14 @@ from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
 from factedit.gated_mlp import gated_mlp
 from factedit.methods import auto, trust
-from factedit.methods.answer_contexts import Mistake, plainly_formed, where_others_follow
+from factedit.methods.answer_contexts import (
+    OTHERS,
+    Mistake,
+    plainly_formed,
+    said_of_others,
+    where_others_follow,
+    word_groups,
+)
 from factedit.methods.detectors import (
     AT_LEAST,
     AT_MOST,
@@ -300,6 +307,20 @@ def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: Language
     task = task_of(llama, [FRANCE], [ITALY])
     asked = {words.turn: {mistake.edit.id for mistake in _mistakes(task, words)} for words in ROUNDS}
     assert asked == {1: {FRANCE.id}, 0: {FRANCE.id, ITALY.id}}
+
+
+def test_first_tokens_are_all_expected_in_like_words() -> None:
+    mine = [Mistake(edit, place, n) for n, (edit, place) in enumerate([(FRANCE, 0), (FRANCE, 1), (ITALY, 0)])]
+    assert word_groups([*mine, Mistake(ITALY, 2, 1)]) == [0, 1, 0, 2]
+    assert word_groups(mine[1:2]) == [1]
+
+
+def test_words_are_said_of_subjects_that_nobody_edits(llama: LanguageModel) -> None:
+    task = task_of(llama, [FRANCE], [ITALY])
+    said = said_of_others(task, Mistake(FRANCE, 0, 0), [FRANCE.prompt or ""])
+    assert len(said) > OTHERS and len(set(said)) == len(said)
+    assert not {PROMPT.format("France"), PROMPT.format("Italy")} & set(said)
+    assert all(prompt.startswith("The capital of ") for prompt in said)
 
 
 def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: LanguageModel) -> None:
