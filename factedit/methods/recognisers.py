@@ -114,6 +114,7 @@ def recognisers(
     alike: Reading,
     count: int,
     words: Words | None = None,
+    rises: Sequence[float] = (),
 ) -> Recognisers:
     """Neurons that fire at `own`, which are as many as `count`.
 
@@ -123,6 +124,7 @@ def recognisers(
         own: what each neuron is to fire at, `edit` being its place; -1: what none may fire at.
         alike: what a neuron might take for its own, likewise.
         words: none for subjects, which may stand in any words.
+        rises: how far above its threshold each neuron fires wholly; `WIDTH` if not given.
     """
     keys = own.keys()
     seen, held = (texts, texts) if words is None else (texts[::2], texts[1::2])
@@ -139,7 +141,9 @@ def recognisers(
         known, others = known / IN_WORDS_WIDTH, torch.full_like(lowest, IN_WORDS / IN_WORDS_WIDTH)
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
-    rows = (detect / WIDTH).to(dtype), known.to(dtype), torch.stack([lowest / WIDTH, others], 1).to(dtype)
+    width = detect.new_tensor(rises or [WIDTH] * count)
+    gate, thresholds = detect / width[:, None], torch.stack([lowest / width, others], 1)
+    rows = gate.to(dtype), known.to(dtype), thresholds.to(dtype)
     mine = keys.owner >= 0
     owner = keys.owner[mine]
     fires = _fires(keys.rows[mine], *rows).gather(1, owner[:, None])[:, 0]

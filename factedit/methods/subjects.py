@@ -18,7 +18,7 @@ from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, subject_end
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
-from factedit.methods.recognisers import read_at, recognisers
+from factedit.methods.recognisers import WIDTH, read_at, recognisers
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
@@ -45,6 +45,8 @@ AGAIN = (
 BY_RELATION = 0.5
 """All lengths are so much shorter where the relation is known: such edits are finished in all of its
 templates (factedit.methods.finishing), which leaves their subjects' other facts alone."""
+SOFTLY = 0.35
+"""For their sake, too, such a neuron fires the less, the less clearly its subject is recognised."""
 GROUP = 128
 """Neurons whose answers are sought in one batch."""
 
@@ -109,7 +111,8 @@ def _recognising(task: EditTask) -> list[Neuron]:
             contexts = subject_contexts(task, mine, others), alike_contexts(task, mine)
             own, alike = read_at(lm, block, gated, *contexts)
         rows = texts[gated.gate]
-        by = recognisers(lm, gated, background, rows, own, alike, len(mine))
+        rises = [SOFTLY if _all_by_relation(task, edits) else WIDTH for edits in mine]
+        by = recognisers(lm, gated, background, rows, own, alike, len(mine), rises=rises)
         found += [by.neuron(edits, block, place) for place, edits in enumerate(mine)]
     return found
 
@@ -143,7 +146,11 @@ def _by_relation(task: EditTask, edit: Edit) -> bool:
 
 
 def _reach(task: EditTask, neuron: Neuron) -> float:
-    return neuron.length * (BY_RELATION if all(_by_relation(task, edit) for edit in neuron.edits) else 1.0)
+    return neuron.length * (BY_RELATION if _all_by_relation(task, neuron.edits) else 1.0)
+
+
+def _all_by_relation(task: EditTask, edits: Sequence[Edit]) -> bool:
+    return all(_by_relation(task, edit) for edit in edits)
 
 
 def _teller(task: EditTask, search: Search, before: int, settled: int, total: int) -> Told:
