@@ -29,7 +29,7 @@ ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
 
 
 def measured(lm: LanguageModel, blocks: Sequence[int]) -> list[str]:
-    """The matrices of whose inputs the mean and the covariance are needed, where there are gated MLPs."""
+    """The matrices of whose inputs the covariance is needed, where there are gated MLPs."""
     return [mlp.gate for block in blocks if (mlp := gated_mlp(lm, block)) is not None]
 
 
