@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import NAMES, Neurons
+from factedit.added_neurons import NAMES, Neurons, fire
 from factedit.curvature import inputs_of
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
@@ -69,16 +69,17 @@ class RunningText:
             every = range(len(self.texts))
             return {name: [torch.empty(0)] * len(every) for name in names}, list(every)
         neurons = Neurons.of(overlay)
-        gates = {} if neurons is None else _gates(lm, neurons)
-        found = self.read(list(dict.fromkeys([*names, *gates])))
+        at_work = {} if neurons is None else _by_gate(lm, neurons)
+        found = self.read(list(dict.fromkeys([*names, *at_work])))
         woken: set[int] = set()
-        for name, gate in gates.items():
-            woken |= {at for at, rows in enumerate(found[name]) if bool((rows @ gate.T > 0).any())}
+        for name, mine in at_work.items():
+            known_by = mine.gate, mine.words, mine.thresholds
+            woken |= {at for at, rows in enumerate(found[name]) if bool(fire(rows, *known_by).any())}
         return {name: [*found[name]] for name in names}, sorted(woken)
 
 
-def _gates(lm: LanguageModel, neurons: Neurons) -> dict[str, Tensor]:
-    """By the matrix that reads what a block's neurons read: their gates, [k, d]."""
+def _by_gate(lm: LanguageModel, neurons: Neurons) -> dict[str, Neurons]:
+    """A block's neurons by the matrix that reads what they read."""
     neurons = neurons.to(lm.device)
     blocks = neurons.blocks.unique().tolist()
-    return {mlp.gate: neurons.of_block(b).gate for b in blocks if (mlp := gated_mlp(lm, b)) is not None}
+    return {mlp.gate: neurons.of_block(b) for b in blocks if (mlp := gated_mlp(lm, b)) is not None}
