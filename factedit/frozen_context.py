@@ -27,7 +27,9 @@ from factedit.training import ExampleSet
 READ = 64
 """Contexts read at a time."""
 CLOSE = 0.05
-"""How far, in total variation of the answer's probabilities, the two ways to compute may differ."""
+"""How far, in total variation of the answer's probabilities, the two ways to compute may differ in the mean.
+
+In bfloat16 rounding alone makes it 0.02 on SmolLM2, and up to 0.08 at one position of sixty prompts."""
 
 
 class FrozenContexts(ExampleSet):
@@ -147,4 +149,4 @@ def can_freeze(lm: LanguageModel, examples: Sequence[Example], first_block: int)
         return False  # no such cache, or not of the usual shape: sliding windows, states
     _, whole = ExampleSet(lm, some, range(len(some)), first_block).logits(range(len(some)))
     distance = (frozen.softmax(-1) - whole.softmax(-1)).abs().sum(-1) / 2
-    return bool((distance < CLOSE).all())
+    return bool(distance.mean() < CLOSE)

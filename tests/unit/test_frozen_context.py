@@ -81,3 +81,18 @@ def test_gradients_reach_the_chosen_blocks(lm: LanguageModel) -> None:
 def test_a_masked_model_has_no_context_to_freeze(shape: str, tmp_path: Path) -> None:
     lm = tiny_model(tmp_path, shape)
     assert not can_freeze(lm, [answer_example(lm, PROMPT.format("France"), "Rome")], 1)
+
+
+def test_a_model_that_answers_otherwise_from_a_frozen_context_is_not_frozen(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = FrozenContexts._read
+
+    def forgetful(self: FrozenContexts, index: list[int]) -> None:
+        kept(self, index)
+        for place in index:
+            keys, values = self._context[place]
+            self._context[place] = torch.zeros_like(keys), 9 * torch.ones_like(values)
+
+    monkeypatch.setattr(FrozenContexts, "_read", forgetful)
+    assert not can_freeze(lm, examples(lm), 1)
