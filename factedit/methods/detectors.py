@@ -63,47 +63,78 @@ def detectors(covariance: Tensor, subjects: Keys, others: Keys, texts: Tensor, c
     wanted = (subjects.owner[:, None] == torch.arange(count, device=weighed.device)).double()
     inverse = torch.linalg.inv(normal)
     solved = inverse @ weighed @ wanted
-    each = (_told_apart(inverse, solved[:, n], *_of(n, subjects, others), texts) for n in range(count))
-    return torch.stack(list(each))
-
-
-def _of(place: int, subjects: Keys, others: Keys) -> tuple[Tensor, Tensor]:
-    """(the keys that this detector must be right about, [n, d] float64; which are its own, [n] bool)."""
-    near = others.rows[(others.owner == place) | (others.owner < 0)]
-    own = subjects.owner == place
-    return torch.cat([subjects.rows, near]).double(), torch.cat([own, own.new_zeros(len(near))])
-
-
-def _told_apart(inverse: Tensor, solved: Tensor, rows: Tensor, own: Tensor, texts: Tensor) -> Tensor:
-    """The detector `solved`, [d], with as much weight on `rows` as it takes to be right about them.
-
-    Args:
-        inverse: of the regression's normal matrix, [d, d]; more weight is a low-rank change of it (Woodbury).
-    """
-    weight, found = rows.new_zeros(len(rows)), solved
-    unheard = torch.ones(len(texts), dtype=torch.bool, device=texts.device)
+    shared = torch.cat([subjects.rows, others.rows[others.owner < 0]]).double()
+    nobodys = torch.full((len(shared) - len(subjects.rows),), -1, device=shared.device)
+    owner = torch.cat([subjects.owner, nobodys])
+    near = [others.rows[others.owner == place].double() for place in range(count)]
+    found = [_Detector(inverse, solved[:, place], owner == place, near[place]) for place in range(count)]
+    wrong = found
     for _ in range(ROUNDS):
-        heard = unheard & (texts @ found.to(texts.dtype) > AT_MOST)
-        unheard &= ~heard
-        rows, own = torch.cat([rows, texts[heard].double()]), _longer(own, heard)
-        weight = _longer(weight, heard)
-        said = rows @ found
-        wrong = torch.where(own, said < AT_LEAST, said > AT_MOST)
-        if not bool(wrong.any()):
+        if not wrong:
             break
-        weight = torch.where(wrong, (2 * weight).clamp(FIRST_WEIGHT, LAST_WEIGHT), weight)
-        heavy = weight > 0
-        root, spread = weight[heavy].sqrt(), inverse @ rows[heavy].T
-        inner = root[:, None] * (rows[heavy] @ spread) * root
+        # Of all detectors at once: products with one of them alone wait for the memory.
+        rows = torch.stack([each.row for each in wrong])
+        said, heard = shared @ rows.T, texts @ rows.T.to(texts.dtype) > AT_MOST
+        mended = [each.mend(shared, said[:, n], texts, heard[:, n]) for n, each in enumerate(wrong)]
+        wrong = [each for each, more in zip(wrong, mended, strict=True) if more]
+    return torch.stack([each.row for each in found])
+
+
+class _Detector:
+    """One that weighs more and more what it is wrong about.
+
+    Attributes:
+        row: what it is by now, [d] float64.
+    """
+
+    def __init__(self, inverse: Tensor, solved: Tensor, own: Tensor, near: Tensor) -> None:
+        """
+        Args:
+            inverse: of the regression's normal matrix, [d, d]; more weight is a low-rank change of it
+                (Woodbury). `solved`: the solution so far.
+            own: which of the rows that all must be right about are its own, [n] bool.
+            near: rows that it must not answer to, [m, d].
+        """
+        self.row = self._solved = solved
+        self._inverse, self._own, self._near = inverse, own, near
+        self._heard: Tensor | None = None  # which of the texts' tokens it has answered to
+        self._weights = solved.new_zeros(len(own) + len(near))
+        # Rows that weigh something: their places among the weights; each is multiplied by the inverse once.
+        self._heavy: list[int] = []
+        self._rows, self._spread = inverse[:0], inverse[:, :0]
+
+    def mend(self, shared: Tensor, said: Tensor, texts: Tensor, heard: Tensor) -> bool:
+        """A round; False if it was right about everything already.
+
+        Args:
+            said: of the shared rows; `heard`: whether too much was said of a token of the texts.
+        """
+        new = heard if self._heard is None else heard & ~self._heard
+        self._heard = new if self._heard is None else self._heard | new
+        self._near = torch.cat([self._near, texts[new].double()])
+        more = len(self._own) + len(self._near) - len(self._weights)
+        self._weights = torch.cat([self._weights, self._weights.new_zeros(more)])
+        of_own = torch.where(self._own, said < AT_LEAST, said > AT_MOST)
+        wrong = torch.cat([of_own, self._near @ self.row > AT_MOST])
+        if not bool(wrong.any()):
+            return False
+        self._take((wrong & (self._weights == 0)).nonzero().flatten(), shared)
+        doubled = (2 * self._weights).clamp(FIRST_WEIGHT, LAST_WEIGHT)
+        self._weights = torch.where(wrong, doubled, self._weights)
+        root = self._weights[self._heavy].sqrt()
+        inner = root[:, None] * (self._rows @ self._spread) * root
         inner.diagonal().add_(1)
-        missing = own[heavy].double() - rows[heavy] @ solved
-        found = solved + spread @ (root * torch.linalg.solve(inner, root * missing))
-    return found
+        wanted = torch.cat([self._own, self._own.new_zeros(len(self._near))])[self._heavy]
+        missing = wanted.double() - self._rows @ self._solved
+        self.row = self._solved + self._spread @ (root * torch.linalg.solve(inner, root * missing))
+        return True
 
-
-def _longer(each: Tensor, heard: Tensor) -> Tensor:
-    """With a zero more for every token that was heard."""
-    return torch.cat([each, each.new_zeros(int(heard.sum()))])
+    def _take(self, places: Tensor, shared: Tensor) -> None:
+        beyond = len(self._own)
+        rows = torch.cat([shared[places[places < beyond]], self._near[places[places >= beyond] - beyond]])
+        self._heavy += places.tolist()
+        self._rows = torch.cat([self._rows, rows])
+        self._spread = torch.cat([self._spread, self._inverse @ rows.T], 1)
 
 
 def silent_at(covariance: Tensor, texts: Tensor) -> Tensor:
