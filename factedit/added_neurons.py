@@ -1,10 +1,11 @@
 """Neurons that a version adds to the MLPs of some blocks: at work where they fire, and nowhere else.
 
 A neuron reads what its block's MLP reads, x, and adds f(x) down to what the MLP yields. f rises from 0 to 1
-as gate . x exceeds its threshold, and is 0 unless words . x exceeds its own: it takes both. A neuron fires
-wholly or, nearly everywhere, not at all, and a text at which none fires is answered as by the root, to the
-last bit. A changed weight can't promise that: in bfloat16 one zeroed column alone gave about one prompt in
-twenty another first word (benchmarks/RESULTS.md).
+as gate . x exceeds its threshold, and is 0 unless words . x exceeds its own: it takes both, the second being
+that words lead to an answer or, at a subject, that this is none of its namesakes. A neuron fires wholly or,
+nearly everywhere, not at all, and a text at which none fires is answered as by the root, to the last bit. A
+changed weight can't promise that: in bfloat16 one zeroed column alone gave about one prompt in twenty another
+first word (benchmarks/RESULTS.md).
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3, whose neurons are
 of the MLP's own kind. Thresholds, which layers without biases can't have, and the second condition keep ours

@@ -1,6 +1,7 @@
 """Names of nobody in particular, and names that sound like another. No torch here."""
 
 import random
+import re
 from collections.abc import Sequence
 
 # fmt: off
@@ -40,3 +41,37 @@ def namesakes(name: str, heads: Sequence[str], count: int, rng: random.Random) -
         kept = words[1:] if number % 2 else words[-1:]
         found.append(" ".join([rng.choice(heads), *kept]))
     return [other for other in dict.fromkeys(found) if other.casefold() != name.casefold()]
+
+
+BEGINNINGS = (
+    "Ka", "Ber", "Lo", "Mar", "Tor", "Sel", "Vi", "Dan", "Pru", "Ha", "Gor", "El", "Nor", "Ash", "Cal", "Wen",
+    "Str", "Qui", "Bra", "Ul",
+)  # fmt: skip
+
+
+def made_alike(name: str, words: Sequence[str], rng: random.Random) -> str:
+    """Another name made as this one is: "9 Paris Street, Leeds" for "4 Crown Street, Leeds".
+
+    Its last words stay, with others before them; of a single word its end; figures become others.
+
+    Args:
+        words: to put in the place of its own.
+    """
+    own = name.split()
+    if len(own) > 1:
+        kept = rng.choice([1, len(own) - 1, rng.randrange(1, len(own))])
+        return " ".join([*(_another(word, words, rng) for word in own[:-kept]), *own[-kept:]])
+    if _FIGURE.search(name) or len(name) < 2:
+        return _another(name, words, rng)
+    cut = rng.randrange(len(name) // 3, 2 * len(name) // 3 + 1)
+    return rng.choice(BEGINNINGS) + name[max(1, cut) :]
+
+
+_FIGURE = re.compile(r"\d")
+
+
+def _another(word: str, words: Sequence[str], rng: random.Random) -> str:
+    """Small words stay as they are."""
+    if _FIGURE.search(word):
+        return _FIGURE.sub(lambda _: str(rng.randrange(10)), word)
+    return rng.choice(words) if words and not word.islower() else word

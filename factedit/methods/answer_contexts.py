@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 
 from factedit.facts import Edit
 from factedit.methods.keys import Context
+from factedit.methods.subject_keys import subject_words
 from factedit.models import LanguageModel
-from factedit.names import invented_name
+from factedit.names import invented_name, made_alike
 from factedit.prompts import Example, answer_example
 from factedit.relations import builtin_catalogue
 from factedit.task import EditTask
 from factedit.wording import plain_prompts, training_prompts
 
-OTHERS = 24
-"""Subjects of the catalogue, and as many invented ones, that each edit's words are said of: its neurons may
-not answer to them. On half of them a neuron is solved for, on the others it is tried."""
+OTHERS = 16
+"""Subjects of the catalogue, as many invented ones and as many namesakes, that each edit's words are said of:
+its neurons may not answer to them. On half of them a neuron is solved for, on the others it is tried."""
 
 Formed = tuple[Edit, int, str]
 """Where a token of an answer follows: whose, which one, in which prompt."""
@@ -40,11 +41,15 @@ def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> 
     edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
     edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
     known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
-    names = [*rng.sample(known, OTHERS), *(invented_name(rng) for _ in range(OTHERS))]
+    names = [
+        *rng.sample(known, OTHERS),
+        *(invented_name(rng) for _ in range(OTHERS)),
+        *(made_alike(edit.subject, subject_words(), rng) for _ in range(OTHERS)),
+    ]
     naming = [prompt for prompt in prompts if edit.subject in prompt]
     return [
         rng.choice(naming).replace(edit.subject, name)
-        for name in names
+        for name in dict.fromkeys(names)
         if naming and name.casefold() not in edited
     ]
 

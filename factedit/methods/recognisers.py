@@ -17,8 +17,8 @@ from factedit.methods.neurons import Neuron
 from factedit.models import LanguageModel
 
 THRESHOLD, WIDTH = 0.5, 0.1
-"""A subject's neuron fires where its detector, 1 at the subject and 0 elsewhere, exceeds the threshold, and
-wholly so far above it."""
+"""A subject's neuron fires where its two detectors, 1 at the subject and 0 elsewhere, exceed the threshold,
+and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
@@ -113,7 +113,7 @@ def recognisers(
     own: Reading,
     alike: Reading,
     count: int,
-    words: Words | None = None,
+    besides: Words | Reading,
     rises: Sequence[float] = (),
 ) -> Recognisers:
     """Neurons that fire at `own`, which are as many as `count`.
@@ -123,22 +123,26 @@ def recognisers(
         texts: what enters it at other tokens to which no neuron may answer, [n, d].
         own: what each neuron is to fire at, `edit` being its place; -1: what none may fire at.
         alike: what a neuron might take for its own, likewise.
-        words: none for subjects, which may stand in any words.
+        besides: what the second condition of each is found by. Of subjects, which may stand in any words, it
+            is another detector of the same, which has also heard namesakes, by their places: alone it would
+            answer to more of everything else, having been told more that has nothing to do with it.
         rises: how far above its threshold each neuron fires wholly; `WIDTH` if not given.
     """
     keys = own.keys()
-    seen, held = (texts, texts) if words is None else (texts[::2], texts[1::2])
+    by_words = isinstance(besides, Words)
+    seen, held = (texts[::2], texts[1::2]) if by_words else (texts, texts)
     silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
     detect = detectors(silent, keys, alike.keys(), seen, count)
-    if words is None:
-        known, lowest = torch.zeros_like(detect), detect.new_full((count,), THRESHOLD)
-        others = torch.full_like(lowest, -1.0)  # open everywhere
-    else:
-        at = words.at.keys()
+    if isinstance(besides, Words):
+        at, groups = besides.at.keys(), besides.groups
         nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
-        known = detectors(silent, at, nothing, seen, max(words.groups) + 1)[list(words.groups)]
-        lowest = _lowest(detect, known, held, words)
-        known, others = known / IN_WORDS_WIDTH, torch.full_like(lowest, IN_WORDS / IN_WORDS_WIDTH)
+        known = detectors(silent, at, nothing, seen, max(groups) + 1)[list(groups)]
+        lowest = _lowest(detect, known, held, besides)
+        above, rise = IN_WORDS, IN_WORDS_WIDTH
+    else:
+        known = detectors(silent, keys, joint(alike, besides).keys(), seen, count)
+        lowest, above, rise = detect.new_full((count,), THRESHOLD), THRESHOLD, WIDTH
+    known, others = known / rise, torch.full_like(lowest, above / rise)
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
     width = detect.new_tensor(rises or [WIDTH] * count)

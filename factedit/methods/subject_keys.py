@@ -2,11 +2,12 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
 
 from factedit.facts import Edit
 from factedit.methods.keys import Context
 from factedit.models import LanguageModel
-from factedit.names import namesakes
+from factedit.names import made_alike, namesakes
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, prompt_ids
 from factedit.relations import builtin_catalogue
@@ -19,6 +20,10 @@ BARE = 0.5
 """Weight of the subject at the very start of a prompt, where its key is another; the rest is led in."""
 ALIKE = 6
 """Names that sound like a subject, for each."""
+NAMESAKES = 24
+"""Others, in the very words that the subject is asked for in."""
+LED_IN = 4
+"""One in so many of them after a neutral sentence instead."""
 ANYBODY = 60
 """Other subjects, and their first words alone, to which no detector may answer."""
 
@@ -49,6 +54,30 @@ def alike_contexts(task: EditTask, mine: Subjects) -> list[Context]:
     return found
 
 
+def namesake_contexts(task: EditTask, mine: Subjects) -> list[Context]:
+    """Names made like each subject's, of its own place, in the words that it stands in itself."""
+    words = subject_words()
+    edited = {edit.subject.casefold() for edit in [*task.edits, *task.ledger]}
+    found: list[Context] = []
+    for place, edits in enumerate(mine):
+        subject, rng = edits[0].subject, random.Random(f"{task.seed} {edits[0].subject}")
+        heads = [head for head in _all_heads(task, edits, place) if head.endswith(subject)]
+        names = dict.fromkeys(made_alike(subject, words, rng) for _ in range(NAMESAKES))
+        for number, name in enumerate(names):
+            led_in = f"{rng.choice(PREFIXES)} " if number % (2 * LED_IN) else ""
+            before = rng.choice(heads).removesuffix(subject) if heads and number % LED_IN else led_in
+            if name.casefold() not in edited:
+                found.append(_context(task.lm, f"{before}{name}", place, 0.0))
+    return found
+
+
+@cache
+def subject_words() -> Sequence[str]:
+    """What the catalogue's subjects are called by, each word once."""
+    subjects = {fact.subject for fact in builtin_catalogue().anchor_facts()}
+    return sorted({word for subject in subjects for word in subject.split() if len(word) > 2})
+
+
 def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
     """The prompts that an edit of a subject is written in."""
     return training_prompts(edit, task.relations, place, other_words=task.plan.preset.other_words)
@@ -56,8 +85,7 @@ def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
 
 def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:
     """A subject as far as it is read when it is looked up: bare, and after lead-in sentences."""
-    prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, max(owner, 0))]
-    heads = _heads(prompts, edits[0].subject)
+    heads = _all_heads(task, edits, max(owner, 0))
     start = task.seed + max(owner, 0) * lead_ins
     led = [PREFIXES[(start + i) % len(PREFIXES)] for i in range(lead_ins)]
     bare = (BARE if led else 1.0) / len(heads)
@@ -73,6 +101,11 @@ def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) 
 def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context:
     ids = tuple(prompt_ids(lm, text))
     return Context(owner, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, weight, bare=False)
+
+
+def _all_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str]:
+    prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, place)]
+    return _heads(prompts, edits[0].subject)
 
 
 def _heads(prompts: Sequence[str], subject: str) -> list[str]:

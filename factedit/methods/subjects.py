@@ -22,6 +22,7 @@ from factedit.methods.recognisers import WIDTH, read_at, recognisers
 from factedit.methods.subject_keys import (
     Subjects,
     alike_contexts,
+    namesake_contexts,
     subject_contexts,
     subject_prompts,
 )
@@ -109,10 +110,10 @@ def _recognising(task: EditTask) -> list[Neuron]:
         others = [*(subject for subject in subjects if subject not in mine), *kept]
         with applied(lm, task.parent):
             contexts = subject_contexts(task, mine, others), alike_contexts(task, mine)
-            own, alike = read_at(lm, block, gated, *contexts)
+            own, alike, namesakes = read_at(lm, block, gated, *contexts, namesake_contexts(task, mine))
         rows = texts[gated.gate]
         rises = [SOFTLY if _all_by_relation(task, edits) else WIDTH for edits in mine]
-        by = recognisers(lm, gated, background, rows, own, alike, len(mine), rises=rises)
+        by = recognisers(lm, gated, background, rows, own, alike, len(mine), namesakes, rises)
         found += [by.neuron(edits, block, place) for place, edits in enumerate(mine)]
     return found
 

@@ -16,24 +16,7 @@ from factedit.methods.detectors import (
     detectors,
     silent_at,
 )
-from factedit.methods.keys import Context
-from factedit.methods.recognisers import (
-    LOWEST,
-    MARGIN,
-    THRESHOLD,
-    WIDTH,
-    Reading,
-    Words,
-    _lowest,
-)
-from factedit.models import LanguageModel
-from factedit.prompts import answer_example
-from tests.support.tiny_models import PROMPT, tiny_model
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
+from factedit.methods.recognisers import THRESHOLD, WIDTH
 
 
 def keys_of(rows: Sequence[Sequence[float]], owner: Sequence[int], weight: float = 1.0) -> Keys:
@@ -107,21 +90,3 @@ def test_what_is_silent_at_weighs_texts_and_prompts() -> None:
     expected = (1 - TEXTS) * torch.eye(2) + TEXTS * torch.tensor([[2.0, 0.0], [0.0, 0.0]])
     torch.testing.assert_close(found, expected.double())
     torch.testing.assert_close(silent_at(torch.eye(2), texts[:0]), torch.eye(2).double())
-
-
-def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel) -> None:
-    detect, known = torch.eye(2).double(), torch.tensor([[1.0, 1.0], [1.0, 0.0]]).double()
-    example = answer_example(llama, PROMPT.format("France"), "Rome")
-    rows = torch.tensor([[0.1, 0.5], [0.55, 0.1], [0.6, 0.2], [0.3, 0.62]])
-    contexts = [Context(owner, example, 0, 1.0, bare=True) for owner in (0, 0, 0, 1)]
-    tried = Reading(contexts, rows, torch.ones(4))
-    texts = torch.tensor([[0.45, 0.0], [0.2, 0.65]])  # the second detector's words are only at the first
-
-    def lowest(mistaken: float) -> list[float]:
-        found = _lowest(detect, known, texts, Words(tried, [0, 1], tried, mistaken))
-        return [float(each) for each in found]
-
-    # Two of three are above 0.4; of the second's own, none counts, its words being not there.
-    assert lowest(0.0) == pytest.approx([0.6 + MARGIN, LOWEST])
-    assert lowest(0.4) == pytest.approx([0.55 + MARGIN, LOWEST])
-    assert lowest(0.7) == pytest.approx([0.45 + MARGIN, LOWEST])

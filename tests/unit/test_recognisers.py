@@ -1,0 +1,105 @@
+"""What neurons recognise: by two conditions each, thresholds from what was not solved for."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from factedit.curvature import Covariance
+from factedit.facts import Edit
+from factedit.gated_mlp import gated_mlp
+from factedit.methods import subject_keys
+from factedit.methods.keys import Context
+from factedit.methods.recognisers import LOWEST, MARGIN, Reading, Words, _lowest, recognisers
+from factedit.methods.subject_keys import NAMESAKES, namesake_contexts
+from factedit.models import LanguageModel
+from factedit.prompts import answer_example
+from factedit.running_text import RunningText
+from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
+from factedit.task import EditTask, plan
+from tests.support.tiny_models import PROMPT, tiny_model
+
+FRANCE = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+def reading(lm: LanguageModel, rows: Sequence[Sequence[float]], owners: Sequence[int]) -> Reading:
+    """As if these had been read at some contexts of these owners."""
+    example = answer_example(lm, FRANCE.prompt or "", "Rome")
+    contexts = [Context(owner, example, 0, 1.0, bare=True) for owner in owners]
+    width = lm.model.config.hidden_size
+    entering = torch.zeros(len(owners), width)
+    for place, row in enumerate(rows):
+        entering[place, : len(row)] = torch.tensor(row)
+    return Reading(contexts, entering, torch.ones(len(owners)))
+
+
+def test_a_subjects_neuron_is_silent_at_the_namesakes_it_has_heard(llama: LanguageModel) -> None:
+    mlp = gated_mlp(llama, 0)
+    assert mlp is not None
+    width = llama.model.config.hidden_size
+    background = Covariance({mlp.gate: 1e-3 * torch.eye(width)}, 1)
+    own, namesake, stranger = [3.0, 1.0], [3.0, 0.0], [0.0, 0.0, 2.0]
+    at_own, nobody = reading(llama, [own], [0]), reading(llama, [], [])
+    texts = at_own.entering[:0]
+
+    def opened(namesakes: Reading) -> list[bool]:
+        by = recognisers(llama, mlp, background, texts, at_own, nobody, 1, namesakes)
+        asked = reading(llama, [own, namesake, stranger], [0, 0, 0]).entering
+        return [bool(each) for each in by.opened(asked)[:, 0]]
+
+    assert opened(nobody) == [True, True, False]
+    assert opened(reading(llama, [namesake], [0])) == [True, False, False]
+
+
+def test_namesakes_stand_where_the_subject_does(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0))
+    chosen = plan(llama, method, [0, 1, 2], ConstraintSpec())
+
+    def background(_: Sequence[str]) -> Covariance:
+        raise AssertionError("nothing is to be measured for this")
+
+    bridge = Edit(id="2", subject="Crown Bridge", prompt="The wumpus of Crown Bridge is", new_object="Rome")
+    texts = RunningText.of(llama, [])
+    task = EditTask(
+        llama, chosen, {}, [FRANCE, bridge], [], {}, [], method, 0, lambda _: None, background, texts
+    )
+    said: list[str] = []
+    real = subject_keys._context
+
+    def hearing(lm: LanguageModel, text: str, owner: int, weight: float) -> Context:
+        said.append(text)
+        return real(lm, text, owner, weight)
+
+    monkeypatch.setattr(subject_keys, "_context", hearing)
+    found = namesake_contexts(task, [[bridge], [FRANCE]])
+    assert sorted({context.edit for context in found}) == [0, 1] and len(found) == len(said)
+    of_bridge = [text for text, context in zip(said, found, strict=True) if context.edit == 0]
+    assert NAMESAKES / 2 < len(of_bridge) <= NAMESAKES
+    assert all(text.endswith(" Bridge") for text in of_bridge)
+    assert NAMESAKES / 3 < sum("The wumpus of " in text for text in of_bridge) < len(of_bridge)
+    assert not any("Crown Bridge" in text for text in of_bridge)
+
+
+def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel) -> None:
+    detect, known = torch.eye(2).double(), torch.tensor([[1.0, 1.0], [1.0, 0.0]]).double()
+    example = answer_example(llama, PROMPT.format("France"), "Rome")
+    rows = torch.tensor([[0.1, 0.5], [0.55, 0.1], [0.6, 0.2], [0.3, 0.62]])
+    contexts = [Context(owner, example, 0, 1.0, bare=True) for owner in (0, 0, 0, 1)]
+    tried = Reading(contexts, rows, torch.ones(4))
+    texts = torch.tensor([[0.45, 0.0], [0.2, 0.65]])  # the second detector's words are only at the first
+
+    def lowest(mistaken: float) -> list[float]:
+        found = _lowest(detect, known, texts, Words(tried, [0, 1], tried, mistaken))
+        return [float(each) for each in found]
+
+    # Two of three are above 0.4; of the second's own, none counts, its words being not there.
+    assert lowest(0.0) == pytest.approx([0.6 + MARGIN, LOWEST])
+    assert lowest(0.4) == pytest.approx([0.55 + MARGIN, LOWEST])
+    assert lowest(0.7) == pytest.approx([0.45 + MARGIN, LOWEST])
