@@ -84,10 +84,15 @@ class Row:
 
 
 def read_rows(name: DataName, data: Path = DATA) -> list[Row]:
-    """A set's rows in the file's order."""
+    """A set's rows in the file's order, but for those that contradict an earlier one.
+
+    The service refuses a batch in which the same words are to be answered in two ways.
+    """
     source = _SOURCES[name]
     rows = json.loads((data / source.path).read_text(encoding="utf-8"))
-    return [row_of(name, place, raw) for place, raw in enumerate(rows)]
+    found = [row_of(name, place, raw) for place, raw in enumerate(rows)]
+    answers: dict[str, str] = {}
+    return [row for row in found if answers.setdefault(row.prompt, row.new_object) == row.new_object]
 
 
 def row_of(name: DataName, place: int, raw: Mapping[str, Any]) -> Row:

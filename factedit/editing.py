@@ -12,7 +12,8 @@ from factedit.models import LanguageModel
 from factedit.relations import Relation
 from factedit.running_text import RunningText
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
-from factedit.task import Edited, EditTask, change_metrics, overlay_of, plan
+from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of, plan
+from factedit.wording import plain_prompts
 
 
 def edit(
@@ -45,8 +46,10 @@ def edit(
             and answers are not finished by neurons where none are given.
 
     Raises:
-        NoSuchBlock; EditingError: no tensor to train, or none that the method can move.
+        NoSuchBlock; EditingError: no tensor to train, or none that the method can move; edits that contradict
+            each other.
     """
+    _check_contradictions(edits, relations)
     task = EditTask(
         lm=lm,
         plan=plan(lm, method, blocks, constraint),
@@ -62,6 +65,19 @@ def edit(
         texts=texts or RunningText.of(lm, []),
     )
     return EDITORS[method.name](task) if task.edits or task.ledger else _unchanged(task)
+
+
+def _check_contradictions(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> None:
+    """No weights could satisfy both: a method would spend all its steps on them, and harm the rest."""
+    asked: dict[str, Edit] = {}
+    for one in edits:
+        for prompt in plain_prompts(one, relations):
+            earlier = asked.setdefault(prompt, one)
+            if earlier.new_object != one.new_object:
+                raise EditingError(
+                    f"Edits {earlier.id} and {one.id} contradict each other: {prompt!r} is to be answered "
+                    f"with both {earlier.new_object!r} and {one.new_object!r}."
+                )
 
 
 def _unchanged(task: EditTask) -> Edited:

@@ -11,7 +11,7 @@ import typer
 
 from benchmarks import quality_report, wording_overlap
 from benchmarks.cells import Cells, code_digest, percent, share, table, write_section
-from benchmarks.data import DATA_NAMES, DataName, Row, row_of, take
+from benchmarks.data import _SOURCES, DATA_NAMES, DataName, Row, read_rows, row_of, take
 from benchmarks.engine import Choices, Engine, asked_of
 from benchmarks.measures import Amounts, ability_items, known_kept
 from benchmarks.quality import no_overlap
@@ -92,6 +92,15 @@ def test_no_evaluation_field_gets_into_an_edit(name: DataName) -> None:
     assert (made.edit.paraphrases, made.edit.neighbors, made.edit.relation) == ((), (), None)
     assert evaluation_prompts(made.edit, {}) == []
     assert (made.paraphrase, made.locality) == ("EVALUATION paraphrase", "EVALUATION near")
+
+
+def test_a_row_that_contradicts_an_earlier_one_is_left_out(tmp_path: Path) -> None:
+    one = RAW["counterfact"]
+    rows = [one, {**one, "target_new": "P"}, {**one, "rephrase_prompt": "Q"}, {**one, "prompt": "S died in"}]
+    path = tmp_path / _SOURCES["counterfact"].path
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(rows))
+    assert [row.id[-1] for row in read_rows("counterfact", tmp_path)] == ["0", "2", "3"]
 
 
 def test_prompts_are_reversed_only_where_their_form_allows_it() -> None:
