@@ -18,7 +18,12 @@ FAMILY = (
     "Costa", "Weber", "Horvat", "Nakamura", "Murphy", "Andersen", "Kaya", "Fischer", "Silva", "Dimitrov",
     "Evans",
 )
+BEGINNINGS = (
+    "Ka", "Ber", "Lo", "Mar", "Tor", "Sel", "Vi", "Dan", "Pru", "Ha", "Gor", "El", "Nor", "Ash", "Cal", "Wen",
+    "Str", "Qui", "Bra", "Ul",
+)
 # fmt: on
+_FIGURE = re.compile(r"\d")
 
 
 def invented_name(rng: random.Random) -> str:
@@ -43,12 +48,6 @@ def namesakes(name: str, heads: Sequence[str], count: int, rng: random.Random) -
     return [other for other in dict.fromkeys(found) if other.casefold() != name.casefold()]
 
 
-BEGINNINGS = (
-    "Ka", "Ber", "Lo", "Mar", "Tor", "Sel", "Vi", "Dan", "Pru", "Ha", "Gor", "El", "Nor", "Ash", "Cal", "Wen",
-    "Str", "Qui", "Bra", "Ul",
-)  # fmt: skip
-
-
 def made_alike(name: str, words: Sequence[str], rng: random.Random) -> str:
     """Another name made as this one is: "9 Paris Street, Leeds" for "4 Crown Street, Leeds".
 
@@ -65,9 +64,6 @@ def made_alike(name: str, words: Sequence[str], rng: random.Random) -> str:
         return _another(name, words, rng)
     cut = rng.randrange(len(name) // 3, 2 * len(name) // 3 + 1)
     return rng.choice(BEGINNINGS) + name[max(1, cut) :]
-
-
-_FIGURE = re.compile(r"\d")
 
 
 def _another(word: str, words: Sequence[str], rng: random.Random) -> str:

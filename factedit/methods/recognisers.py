@@ -129,8 +129,7 @@ def recognisers(
         rises: how far above its threshold each neuron fires wholly; `WIDTH` if not given.
     """
     keys = own.keys()
-    by_words = isinstance(besides, Words)
-    seen, held = (texts[::2], texts[1::2]) if by_words else (texts, texts)
+    seen, held = (texts[::2], texts[1::2]) if isinstance(besides, Words) else (texts, texts)
     silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
