@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from factedit.answers import exactly
 from factedit.curvature import Covariance, measure
 from factedit.facts import Edit
 from factedit.methods import EDITORS
@@ -73,7 +74,7 @@ def _check_contradictions(edits: Sequence[Edit], relations: Mapping[str, Relatio
     for one in edits:
         for prompt in plain_prompts(one, relations):
             earlier = asked.setdefault(prompt, one)
-            if earlier.new_object != one.new_object:
+            if not exactly(earlier.new_object, one.new_object):
                 raise EditingError(
                     f"Edits {earlier.id} and {one.id} contradict each other: {prompt!r} is to be answered "
                     f"with both {earlier.new_object!r} and {one.new_object!r}."

@@ -7,6 +7,7 @@ from typing import Any
 from factedit.answers import exactly, says_something
 from factedit.facts import ERASED, Edit
 from factedit.relations import SUBJECT, Relation, nearest
+from factedit.wording import plain_prompts
 from service import relations
 from service.errors import Invalid
 from service.versions import fact_keys
@@ -38,6 +39,7 @@ def check(drafts: Sequence[Draft], known: Mapping[str, Relation]) -> list[Edit]:
     errors: list[dict[str, str]] = []
     edits: list[Edit] = []
     first: dict[tuple[str, ...], int] = {}
+    asked: dict[str, int] = {}
     for place, draft in enumerate(drafts):
         wrong = _wrong_aim(draft)
         # Whatever is wrong with its aim, the edit is looked at no further, but counts as one.
@@ -48,10 +50,16 @@ def check(drafts: Sequence[Draft], known: Mapping[str, Relation]) -> list[Edit]:
         if wrong is None:
             keys = fact_keys(edit.subject, edit.relation, edit.prompt)
             earlier = next((first[key] for key in keys if key in first), None)
+            words = plain_prompts(edit, known)
+            if earlier is None:  # another fact by its key, but the same words are to be answered otherwise
+                others = (asked[text] for text in words if text in asked)
+                earlier = next((n for n in others if not exactly(edits[n].new_object, edit.new_object)), None)
             if earlier is not None:
                 wrong = _wrong_together(edits[earlier], earlier, edit)
             for key in keys:
                 first.setdefault(key, place)
+            for text in words:
+                asked.setdefault(text, place)
         if wrong is not None:
             pointer, code, message = wrong
             errors.append({"pointer": f"/edits/{place}{pointer}", "code": code, "message": message})

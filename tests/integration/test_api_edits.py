@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from factedit.facts import ERASED
+from factedit.relations import builtin_catalogue
 from service import versions
 from service.database import Database
 from service.ids import new_id
@@ -278,6 +279,15 @@ def test_two_objects_for_one_prompt_contradict_each_other_whatever_their_subject
     first = {"subject": "France", "prompt": "Its capital is", "new_object": "Rome"}
     second = {"subject": "Gaul", "prompt": "Its capital is", "new_object": "Oslo"}
     assert pointers(refused(api, batch(first, second), 422, "contradiction")) == ["/edits/1/new_object"]
+
+
+def test_the_same_words_contradict_each_other_whichever_way_they_are_given(api: Api, model: Model) -> None:
+    words = builtin_catalogue().relations["capital"].training_prompts("France")[0]
+    by_prompt = {"subject": "France", "prompt": words, "new_object": "Oslo"}
+    river = {"subject": "France", "prompt": "Its river is", "new_object": "Oslo", "paraphrases": [words]}
+    for other in (by_prompt, river):
+        said = refused(api, batch(FRANCE, other), 422, "contradiction")
+        assert pointers(said) == ["/edits/1/new_object"] and "/edits/0" in said["detail"]
 
 
 def test_the_same_edit_twice_is_refused(api: Api, model: Model) -> None:
