@@ -2,8 +2,9 @@
 
 A neuron reads what its block's MLP reads, x, and adds f(x) down to what the MLP yields. f rises from 0 to 1
 as gate . x exceeds its threshold, and is 0 unless words . x exceeds its own: it takes both, the second being
-that words lead to an answer or, at a subject, that this is none of its namesakes. A neuron fires wholly or,
-nearly everywhere, not at all, and a text at which none fires is answered as by the root, to the last bit. A
+that words lead to an answer or, at a subject, that this is none of its namesakes. A neuron may also wait for
+another one's firing, its cue (factedit.cues): an answer's, for its subject's. It fires wholly or, nearly
+everywhere, not at all, and a text at which none fires is answered as by the root, to the last bit. A
 changed weight can't promise that: in bfloat16 one zeroed column alone gave about one prompt in twenty another
 first word (benchmarks/RESULTS.md).
 
@@ -20,10 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factedit.cues import Cues
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
 
-FIELDS = ("blocks", "gate", "words", "thresholds", "down")
+FIELDS = ("blocks", "gate", "words", "thresholds", "down", "cues")
 NAMES = tuple(f"neurons.{field}" for field in FIELDS)
 """Reserved names in an overlay; no model has such tensors."""
 
@@ -36,6 +38,7 @@ class Neurons:
         blocks: the block of each, int64 [k].
         gate, words, down: a row each, in the model's dtype, [k, d].
         thresholds: what gate . x and words . x must exceed, in the model's dtype, [k, 2].
+        cues: the place of the neuron that each waits for, of a lower block; -1: it waits for none, int64 [k].
     """
 
     blocks: Tensor
@@ -43,11 +46,15 @@ class Neurons:
     words: Tensor
     thresholds: Tensor
     down: Tensor
+    cues: Tensor
 
     @classmethod
     def of(cls, overlay: Mapping[str, Tensor]) -> "Neurons | None":
-        """An overlay's neurons, if it has any."""
-        return cls(*(overlay[name] for name in NAMES)) if NAMES[0] in overlay else None
+        """An overlay's neurons, if it has any. Those of older versions wait for none."""
+        if NAMES[0] not in overlay:
+            return None
+        nobody = torch.full_like(overlay[NAMES[0]], -1)
+        return cls(*(overlay.get(name, nobody) for name in NAMES))
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"neurons.{field}": getattr(self, field).contiguous().cpu() for field in FIELDS}
@@ -61,7 +68,7 @@ class Neurons:
 
 
 def joined(first: Neurons | None, then: Neurons) -> Neurons:
-    """Both, the first ones first."""
+    """Both, the first ones first; the cues of those `then` are places among both."""
     if first is None:
         return then
     return Neurons(*(torch.cat([getattr(first, f), getattr(then, f).to(first.gate.device)]) for f in FIELDS))
@@ -75,14 +82,35 @@ def fire(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> T
 
 @contextmanager
 def firing(lm: LanguageModel, neurons: Neurons | None) -> Iterator[None]:
-    """The model answers with these neurons while the context lasts."""
+    """The model answers with these neurons while the context lasts.
+
+    Raises:
+        ValueError: other neurons fire already, and some of these wait for cues, which only the first may.
+    """
     with ExitStack() as stack:
         if neurons is not None:
             neurons = neurons.to(lm.device)
+            if lm.cues is not None and bool((neurons.cues >= 0).any()):
+                raise ValueError("neurons that wait for cues must be applied first")
+            cues = Cues(len(neurons.blocks))
+            if lm.cues is None:
+                stack.enter_context(_followed(lm, cues))
             for block in neurons.blocks.unique().tolist():
-                hook = _adding(neurons.of_block(block))
+                hook = _adding(neurons, block, cues)
                 stack.callback(mlp_of(lm, block).register_forward_hook(hook).remove)
         yield
+
+
+@contextmanager
+def _followed(lm: LanguageModel, cues: Cues) -> Iterator[None]:
+    """What fires in a pass is forgotten when the next one begins."""
+    lm.cues = cues
+    handle = lm.model.base_model.register_forward_pre_hook(lambda *_: cues.begin())
+    try:
+        yield
+    finally:
+        handle.remove()
+        lm.cues = None
 
 
 def mlp_of(lm: LanguageModel, block: int) -> nn.Module:
@@ -97,9 +125,22 @@ def mlp_of(lm: LanguageModel, block: int) -> nn.Module:
     return lm.model.get_submodule(found.module)
 
 
-def _adding(neurons: Neurons) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+def heard(cues: Cues | None, waits: Tensor) -> Tensor:
+    """Which neurons, [k], have heard the cue that they wait for: bool [B, L, k] or, at all tokens, [k]."""
+    free = waits < 0
+    so_far = None if cues is None or bool(free.all()) else cues.so_far()
+    return free if so_far is None else free | so_far[..., waits]
+
+
+def _adding(every: Neurons, block: int, cues: Cues) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
+    neurons, places = every.of_block(block), (every.blocks == block).nonzero().flatten()
+
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        fires = fire(args[0], neurons.gate, neurons.words, neurons.thresholds)
+        may = heard(cues, neurons.cues)
+        if not bool(may.any()):
+            return None
+        fires = fire(args[0], neurons.gate, neurons.words, neurons.thresholds) * may
+        cues.note(places, fires)
         # Zeros would change nothing: this saves their product.
         return output + fires @ neurons.down if bool(fires.any()) else None
 
@@ -111,13 +152,13 @@ def misfit(lm: LanguageModel, overlay: Mapping[str, Tensor]) -> str | None:
     present = [name for name in NAMES if name in overlay]
     if not present:
         return None
-    if len(present) < len(NAMES):
+    neurons = Neurons.of(overlay) if set(NAMES[:-1]) <= set(present) else None
+    if neurons is None:
         return f"of the neurons' tensors it has only {', '.join(present)}"
-    neurons = Neurons(*(overlay[name] for name in NAMES))
     count, width = len(neurons.blocks), lm.model.config.get_text_config().hidden_size
     if neurons.blocks.shape != (count,) or neurons.blocks.dtype != torch.int64:
         return f"neurons.blocks is {tuple(neurons.blocks.shape)} {neurons.blocks.dtype}"
-    for field in FIELDS[1:]:
+    for field in FIELDS[1:-1]:
         rows: Tensor = getattr(neurons, field)
         wanted = (count, 2 if field == "thresholds" else width)
         if rows.shape != wanted or rows.dtype != lm.model.dtype:
@@ -126,4 +167,14 @@ def misfit(lm: LanguageModel, overlay: Mapping[str, Tensor]) -> str | None:
     blocks = neurons.blocks.unique().tolist()
     if not all(0 <= block < lm.n_blocks and gated_mlp(lm, block) is not None for block in blocks):
         return "its neurons belong to a block that is not there or has no gated MLP"
+    return _misfit_cues(neurons)
+
+
+def _misfit_cues(neurons: Neurons) -> str | None:
+    cues, count = neurons.cues, len(neurons.blocks)
+    if cues.shape != (count,) or cues.dtype != torch.int64:
+        return f"neurons.cues is {tuple(cues.shape)} {cues.dtype}, where it must be ({count},) torch.int64"
+    waits = cues >= 0
+    if bool((cues >= count).any()) or bool((neurons.blocks[cues[waits]] >= neurons.blocks[waits]).any()):
+        return "its neurons wait for some that are not there, or not in a lower block"
     return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from factedit.cues import in_order, seen_by
 from factedit.forward import rows_gathered
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, collate
@@ -107,7 +108,7 @@ def branch_logits(lm: LanguageModel, parts: Sequence[Branching]) -> Tensor:
     mask, places = _seen(parts, batch)
     unseen = torch.finfo(lm.model.dtype).min
     additive = torch.where(mask, 0.0, unseen).to(lm.device, lm.model.dtype)[:, None]
-    with rows_gathered(lm, batch):
+    with rows_gathered(lm, batch), in_order(seen_by(mask)):
         output = lm.model(
             input_ids=batch.input_ids,
             attention_mask=additive,

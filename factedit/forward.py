@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factedit.cues import after, in_order
 from factedit.models import LanguageModel
 from factedit.prompts import Batch
 
@@ -35,6 +36,8 @@ def target_logits(
         if prefix is not None and first_block > 0:
             stack.enter_context(blocks_skipped(lm, first_block, prefix))
         stack.enter_context(rows_gathered(lm, batch))
+        if batch.fired is not None:
+            stack.enter_context(in_order(after(None, batch.fired)))
         output = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
     logits: Tensor = output.logits
     return logits.squeeze(0)

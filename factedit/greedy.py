@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from transformers import GenerationConfig
 
+from factedit.cues import going_on
 from factedit.decoding import READ, Decoder, can_decode
 from factedit.drafts import Checked, Draft, Greedy, check
 from factedit.fixed_shape import ROWS
@@ -169,7 +170,8 @@ def _generate(lm: LanguageModel, ids: Sequence[Ids], limit: int) -> list[list[in
         eos_token_id=lm.eos_token_id,
         pad_token_id=lm.tokenizer.pad_token_id,
     )
-    output: torch.Tensor = lm.model.generate(  # type: ignore[operator]
-        input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config
-    )
+    with going_on(lm.cues, lm.model.base_model):
+        output: torch.Tensor = lm.model.generate(  # type: ignore[operator]
+            input_ids=inputs, attention_mask=torch.ones_like(inputs), generation_config=config
+        )
     return output.tolist()

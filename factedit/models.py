@@ -22,6 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from factedit.cues import Cues
+
 Task = Literal["causal", "masked"]
 Parameters = Literal["all", "mlp", "mlp_out", "attention"]
 
@@ -35,6 +37,7 @@ class LanguageModel:
     """A loaded model, frozen and in evaluation mode.
 
     `reads`: what a prompt becomes before the model reads it (factedit.context); None: it stays.
+    `cues`: which of the neurons that are added to it have fired in the pass under way; None: none are added.
     """
 
     model: PreTrainedModel
@@ -44,6 +47,7 @@ class LanguageModel:
     blocks: nn.ModuleList = field(init=False)
     blocks_name: str = field(init=False)
     reads: Callable[[str], str] | None = field(default=None, init=False)
+    cues: Cues | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.blocks_name, self.blocks = find_blocks(self.model)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from factedit.cues import Fired
 from factedit.models import LanguageModel
 
 
@@ -31,7 +32,8 @@ class Batch:
 
     input_ids: int64 [B, L]; attention_mask: int64 [B, L], or None for causal models, where what
     lies right of a token can't reach it; rows, cols: int64 [N] where to predict; targets: int64 [N];
-    index: the examples' places in the list they came from, [B].
+    index: the examples' places in the list they came from, [B]; fired: which added neurons fire in
+    blocks that are not computed (factedit.cues), bool [B, L, k], if any does.
     """
 
     input_ids: Tensor
@@ -40,6 +42,7 @@ class Batch:
     cols: Tensor
     targets: Tensor
     index: Tensor
+    fired: Fired = None
 
 
 def answer_example(lm: LanguageModel, prompt: str, answer: str, *, stop: bool = True) -> Example:

@@ -17,6 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from factedit.attention import attention_of, check_usual
+from factedit.cues import Cues, Fired, in_order
 from factedit.models import LanguageModel
 
 NAME = "factedit_ragged"
@@ -31,6 +32,8 @@ class Rows:
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = self.length = 0
+        # By row, if any: which added neurons have fired in it (factedit.cues), bool [k].
+        self.fired: dict[int, Tensor] = {}
 
     @property
     def n_bytes(self) -> int:
@@ -62,8 +65,13 @@ class Rows:
         source, target = torch.tensor(sources), torch.tensor(targets)
         for tensor in self._tensors():
             tensor.index_copy_(0, target.to(tensor.device), tensor[source.to(tensor.device)])
+        moved = {to: self.fired.pop(at) for at, to in zip(sources, targets, strict=True) if at in self.fired}
+        for row in targets:
+            self.fired.pop(row, None)
+        self.fired |= moved
 
     def clear(self, row: int) -> None:
+        self.fired.pop(row, None)
         for tensor in self._tensors():
             tensor[row] = 0
 
@@ -106,6 +114,8 @@ class _Pass:
     last: Tensor = field(init=False)  # [R]: each row's last token among the N
     seen: Tensor = field(init=False)  # bool [R, 1, 1, reach]: what the last token attends to
     read: "_Read | None" = field(init=False)
+    row: Tensor = field(init=False)  # [N]: each token's row
+    first: Tensor = field(init=False)  # [R]: each row's first token among the N
 
     def __post_init__(self) -> None:
         parts, length = self.parts, self.rows.length
@@ -117,13 +127,39 @@ class _Pass:
         self.positions = positions[None].to(self.device)
         rows = torch.arange(len(parts)).repeat_interleave(counts)
         self.cells = (rows * length + positions).to(self.device)
+        self.row = rows.to(self.device)
         last = counts.cumsum(0) - 1
         ends = positions[last]
         reach = int(ends.max()) + 1
         self.last = last.to(self.device)
+        self.first = (last - counts + 1).to(self.device)
         self.seen = (torch.arange(reach) <= ends[:, None])[:, None, None].to(self.device)
         many = [place for place, part in enumerate(parts) if len(part.ids) > 1]
         self.read = _Read.of(parts, many, last - counts + 1, self.device) if many else None
+        for part in parts:
+            if part.start == 0:
+                self.rows.fired.pop(part.row, None)
+
+    def order(self, fired: Fired) -> Fired:
+        """What has fired in each token's row by then."""
+        before = self.rows.fired
+        if fired is None and not before:
+            return None
+        size = len(next(iter(before.values()))) if fired is None else fired.shape[-1]
+        nothing = torch.zeros(size, dtype=torch.bool, device=self.device)
+        found = torch.stack([before.get(part.row, nothing) for part in self.parts])[self.row]
+        if fired is not None:
+            total = fired[0].int().cumsum(0)
+            until = total[self.first] - fired[0, self.first].int()
+            found = found | (total > until[self.row])
+        return found[None]
+
+    def remember(self, cues: Cues) -> None:
+        """For what is read next in these rows."""
+        found = cues.so_far()
+        if found is not None:
+            ended = found[0, self.last]
+            self.rows.fired = {row: ended[row] for row in ended.any(1).nonzero().flatten().tolist()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +205,10 @@ def last_logits(lm: LanguageModel, rows: Rows, parts: Sequence[Part]) -> Tensor:
     hook = None if this.read is None else lm.model.base_model.register_forward_hook(gather)
     token = _PASS.set(this)
     try:
-        with attention_of(lm, NAME):
+        with attention_of(lm, NAME), in_order(this.order):
             output = lm.model(input_ids=this.ids, position_ids=this.positions, use_cache=False)
+            if lm.cues is not None:
+                this.remember(lm.cues)
     finally:
         _PASS.reset(token)
         if hook is not None:

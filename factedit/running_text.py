@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import NAMES, Neurons, fire
+from factedit.added_neurons import FIELDS, NAMES, Neurons, fire
 from factedit.curvature import inputs_of
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
@@ -69,7 +69,7 @@ class RunningText:
             every = range(len(self.texts))
             return {name: [torch.empty(0)] * len(every) for name in names}, list(every)
         neurons = Neurons.of(overlay)
-        at_work = {} if neurons is None else _by_gate(lm, neurons)
+        at_work = {} if neurons is None else _by_gate(lm, neurons)  # where these are silent, so are all
         found = self.read(list(dict.fromkeys([*names, *at_work])))
         woken: set[int] = set()
         for name, mine in at_work.items():
@@ -79,7 +79,8 @@ class RunningText:
 
 
 def _by_gate(lm: LanguageModel, neurons: Neurons) -> dict[str, Neurons]:
-    """A block's neurons by the matrix that reads what they read."""
-    neurons = neurons.to(lm.device)
+    """A block's neurons by the matrix that reads what they read; none that wait for others."""
+    waits = neurons.cues >= 0
+    neurons = Neurons(*(getattr(neurons, field)[~waits] for field in FIELDS)).to(lm.device)
     blocks = neurons.blocks.unique().tolist()
     return {mlp.gate: neurons.of_block(b) for b in blocks if (mlp := gated_mlp(lm, b)) is not None}

@@ -7,12 +7,13 @@ term, KL from the root's answers, stands for the unmodified facts of their FTA.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
+from factedit.cues import fired_now, padded
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
@@ -43,11 +44,15 @@ class ExampleSet:
         self.forgotten = forgotten or {}
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
         self._prefix: dict[int, Tensor] = {}
+        self._fired: dict[int, Tensor] = {}  # by example, if any: which neurons fire in these blocks, [L, k]
         if first_block > 0:
             for batch in batches(lm, self.examples, 64):
-                hidden = block_input(lm, batch, first_block)
+                hidden, fired = block_input(lm, batch, first_block), fired_now(lm.cues)
                 for row, place in enumerate(batch.index.tolist()):
-                    self._prefix[place] = hidden[row, : len(self.examples[place].ids)].clone()
+                    length = len(self.examples[place].ids)
+                    self._prefix[place] = hidden[row, :length].clone()
+                    if fired is not None and bool(fired[row, :length].any()):
+                        self._fired[place] = fired[row, :length].clone()
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -58,7 +63,8 @@ class ExampleSet:
         if not self._prefix:
             return batch, None
         prefix = torch.nn.utils.rnn.pad_sequence([self._prefix[i] for i in index], batch_first=True)
-        return batch, prefix
+        fired = padded([self._fired.get(i) for i in index], prefix.shape[1])
+        return replace(batch, fired=fired), prefix
 
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
         """Logits at the target positions of some examples, [N, V] float32."""

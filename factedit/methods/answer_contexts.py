@@ -54,11 +54,15 @@ def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> 
     ]
 
 
-def word_groups(mine: Sequence[Mistake]) -> list[int]:
-    """Which mistakes are made in like words, a number each: all first tokens are, where an answer begins."""
+def word_groups(mine: Sequence[Mistake], cues: Sequence[int]) -> list[int]:
+    """Which mistakes are made in like words, a number each: all first tokens are, where an answer begins.
+
+    -1: in whatever words. An answer that has begun after its subject is in the right ones.
+    """
     found: list[int] = []
-    for mistake in mine:
-        found.append(0 if mistake.place == 0 else max(found, default=0) + 1)
+    for mistake, cue in zip(mine, cues, strict=True):
+        later = -1 if cue >= 0 else max([0, *found]) + 1
+        found.append(0 if mistake.place == 0 else later)
     return found
 
 

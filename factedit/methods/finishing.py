@@ -31,6 +31,7 @@ from factedit.methods.answer_contexts import (
     word_groups,
 )
 from factedit.methods.detectors import measured
+from factedit.methods.heralds import Heralds, heralds
 from factedit.methods.keys import Context
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.recognisers import Words, joint, read_at, recognisers
@@ -50,6 +51,9 @@ HOLDS = 0.8
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05)
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
+OTHERWISE = 0.375
+"""A neuron that waits for its subject may fire at this share of what else is said of it: some of it asks for
+nearly the same."""
 GROUP = 256
 """Mistakes that are mended at once."""
 
@@ -95,12 +99,13 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
         mistakes = _mistakes(task, words)
     if not (mistakes and mlps and task.texts.texts):
         return neurons, 0  # without text nothing would show that a neuron is silent in it
+    announced = heralds(task, overlay)
     gates = measured(lm, list(mlps))
     texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
-            found = _recognising(task, words, mlps, background, texts, group)
+            found = _recognising(task, words, mlps, background, texts, group, announced)
             if found:
                 said, more = _speak(task, words, found, before + steps)
         if found:
@@ -146,6 +151,7 @@ def _recognising(
     background: Covariance,
     texts: Mapping[str, Tensor],
     mistakes: Sequence[Mistake],
+    announced: Heralds,
 ) -> dict[Mistake, Neuron]:
     """A neuron that fires where its token is to follow, for each mistake that one can be trusted with."""
     lm = task.lm
@@ -158,27 +164,35 @@ def _recognising(
         seen: list[Context] = []
         unseen: list[Context] = []
         worded: list[Context] = []
-        groups = word_groups(mine)
+        waits = [announced.of[mistake.edit] for mistake in mine]
+        groups = word_groups(mine, waits)
         for place, mistake in enumerate(mine):
             prompts = prompts_of(task, mistake, words.turn)
-            said = said_of_others(task, mistake, prompts)
-            others = [*said, *besides([mistake.edit], task.relations, task.seed)]
             own += where_it_follows(task, mistake, prompts, place)
+            seen += where_others_follow(lm, mistake, prompts, place)
+            if groups[place] < 0:
+                continue
+            said = said_of_others(task, mistake, prompts)
             share = groups.count(groups[place]) ** -0.5
             worded += where_it_follows(task, mistake, [*prompts, *said[::2]], groups[place], share)
+            others = besides([mistake.edit], task.relations, task.seed)
+            if waits[place] < 0:  # else there is nobody else
+                others = [*said, *others]
             seen += where_it_follows(task, mistake, others[::2], place)
-            seen += where_others_follow(lm, mistake, prompts, place)
             unseen += where_it_follows(task, mistake, others[1::2], place)
         holding, mended = plainly_formed(task, mine)
         lists = own, seen, unseen, worded, [*holding.values()], [*mended.values()]
         at_own, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(lm, block, mlp, *lists)
         rows, alike = texts[mlp.gate], joint(at_seen, at_holding)
-        known = Words(at_worded, groups, at_unseen, words.mistaken)
+        mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
+        known = Words(at_worded, groups, at_unseen, mistaken, [cue >= 0 for cue in waits])
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
-        good = trusted(at_own, at_unseen, rows, by, words.mistaken)
-        good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, by)
+        good = trusted(at_own, at_unseen, rows, by, known)
+        heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]
+        good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, by, heard)
         for place in good.nonzero().flatten().tolist():
-            found[mine[place]] = by.neuron([mine[place].edit], block, place)
+            neuron = by.neuron([mine[place].edit], block, place)
+            found[mine[place]] = replace(neuron, cue=waits[place])
     return found
 
 

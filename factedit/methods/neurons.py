@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from factedit.added_neurons import Neurons, fire, mlp_of
+from factedit.added_neurons import Neurons, fire, heard, mlp_of
 from factedit.facts import Edit
 from factedit.methods.value_objective import Changed
 from factedit.models import LanguageModel
@@ -25,6 +25,7 @@ class Neuron:
         gate, words: by which it fires, in the model's dtype, [d] each; thresholds: likewise, [2].
         length: how long what it says must be to move the subject's hidden vector by the vector's own length,
             where the neuron fires as it usually does.
+        cue: the place of the version's neuron that this one waits for; -1: it waits for none.
     """
 
     edits: list[Edit]
@@ -33,6 +34,7 @@ class Neuron:
     words: Tensor
     thresholds: Tensor
     length: float
+    cue: int = -1
 
 
 def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
@@ -43,9 +45,11 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
 
     def adding(edits: list[int], changes: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         known_by = [torch.stack([getattr(neurons[e], part) for e in edits]) for part in KNOWN_BY]
+        waits = torch.tensor([neurons[e].cue for e in edits], device=changes.device)
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            moved: Tensor = output + fire(args[0], *known_by) @ changes[edits].to(output.dtype)
+            fires = fire(args[0], *known_by) * heard(lm.cues, waits)
+            moved: Tensor = output + fires @ changes[edits].to(output.dtype)
             return moved
 
         return add
@@ -65,4 +69,5 @@ def saying_so(neurons: Sequence[Neuron], said: Tensor) -> Neurons:
     """The neurons as a version keeps them; what each says, [n, d] float32."""
     blocks = torch.tensor([neuron.block for neuron in neurons], dtype=torch.int64, device=said.device)
     gate, words, thresholds = (torch.stack([getattr(each, part) for each in neurons]) for part in KNOWN_BY)
-    return Neurons(blocks, gate, words, thresholds, said.to(gate.dtype))
+    cues = torch.tensor([neuron.cue for neuron in neurons], dtype=torch.int64, device=said.device)
+    return Neurons(blocks, gate, words, thresholds, said.to(gate.dtype), cues)

@@ -21,6 +21,8 @@ THRESHOLD, WIDTH = 0.5, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
+LOWEST_WAITING = 0.25
+"""A neuron that waits for its subject's need only know the place."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
 FAINTEST = 0.05
@@ -71,14 +73,16 @@ class Words:
     """In which words neurons are to fire at all, whoever they are said of.
 
     Attributes:
-        at: positions in them, `edit` being a group of words; `groups`: the group of each neuron.
-        unseen: positions, of each neuron, at no more than a share of `mistaken` of which it may fire.
+        at: positions in them, `edit` being a group of words; `groups`: the group of each neuron, -1 for any.
+        unseen: positions, of each neuron, at no more than its share of `mistaken` of which it may fire.
+        waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
     """
 
     at: Reading
     groups: Sequence[int]
     unseen: Reading
-    mistaken: float
+    mistaken: Sequence[float]
+    waits: Sequence[bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +137,13 @@ def recognisers(
     silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
-        at, groups = besides.at.keys(), besides.groups
-        nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
-        known = detectors(silent, at, nothing, seen, max(groups) + 1)[list(groups)]
+        known, least = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)
-        above, rise = IN_WORDS, IN_WORDS_WIDTH
+        known, others = known / IN_WORDS_WIDTH, least / IN_WORDS_WIDTH
     else:
-        known = detectors(silent, keys, joint(alike, besides).keys(), seen, count)
-        lowest, above, rise = detect.new_full((count,), THRESHOLD), THRESHOLD, WIDTH
-    known, others = known / rise, torch.full_like(lowest, above / rise)
+        known = detectors(silent, keys, joint(alike, besides).keys(), seen, count) / WIDTH
+        lowest = detect.new_full((count,), THRESHOLD)
+        others = lowest / WIDTH
     # Measured with the rounded rows, which the model will compute with.
     dtype = lm.tensors[mlp.gate].dtype
     width = detect.new_tensor(rises or [WIDTH] * count)
@@ -159,22 +161,35 @@ def _fires(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) ->
     return fire(entering, gate.float(), words.float(), thresholds.float())
 
 
+def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> tuple[Tensor, Tensor]:
+    """(the detectors of each neuron's words, [count, d], what they must exceed, [count])."""
+    at = words.at.keys()
+    nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
+    count = max(words.groups) + 1
+    found = detectors(silent, at, nothing, texts, count) if count else detect[:0]
+    found = torch.cat([found, 0 * detect[:1]])  # the last one, of any words, need not exceed anything
+    groups = torch.tensor(words.groups, device=detect.device)
+    return found[groups], torch.where(groups < 0, detect.new_tensor(-1.0), detect.new_tensor(IN_WORDS))
+
+
 def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tensor:
     """The lowest threshold, [count], of each detector that what was not solved for lets it have.
 
-    Above all that it says where its words are at tokens of text, and above nearly all that it says at what it
-    is tried on.
+    Above all that it says where its words are at tokens of text, unless it waits, and above nearly all that
+    it says at what it is tried on.
     """
+    waits = torch.tensor(words.waits, device=detect.device)
     least = detect.new_zeros(len(detect))
-    if len(texts):
-        least = _said(detect, known, texts).amax(0).double()
+    if len(texts) and not bool(waits.all()):
+        least = torch.where(waits, least, _said(detect, known, texts).amax(0).double())
     unseen = words.unseen.keys()
     said = _said(detect, known, unseen.rows)
     for place in range(len(detect)):
         mine = said[unseen.owner == place, place].sort(descending=True).values
-        if (allowed := int(words.mistaken * len(mine))) < len(mine):
+        if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
-    return (least + MARGIN).clamp(LOWEST, HIGHEST)
+    lowest = torch.where(waits, least.new_tensor(LOWEST_WAITING), least.new_tensor(LOWEST))
+    return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 
 def _said(detect: Tensor, known: Tensor, entering: Tensor) -> Tensor:

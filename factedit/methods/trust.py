@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from factedit.methods.answer_contexts import Formed, Mistake
-from factedit.methods.recognisers import Reading, Recognisers
+from factedit.methods.recognisers import Reading, Recognisers, Words
 
 KNOWN = 0.75
 """A neuron that fires in its plainest words, and in this share of all that it is told, knows its position."""
@@ -14,22 +14,26 @@ ANYWHERE = 1e-4
 """A neuron that fires at more of running text than this share is not trusted."""
 
 
-def trusted(own: Reading, unseen: Reading, texts: Tensor, neurons: Recognisers, mistaken: float) -> Tensor:
+def trusted(own: Reading, unseen: Reading, texts: Tensor, neurons: Recognisers, words: Words) -> Tensor:
     """Which neurons know their own positions, and them from nearly everything else, bool [n].
 
     Args:
         own: where each is to fire, in its plainest words first; `unseen`: where it is not to, at more than a
-            share of `mistaken`.
-        texts: what enters their MLP at tokens of running text, [N, d].
+            share of `words.mistaken`.
+        texts: what enters their MLP at tokens of running text, [N, d]; of no matter to those that wait.
     """
-    anywhere = neurons.opened(texts).float().mean(0)
-    opened, plain = neurons.opened(own.entering), torch.zeros_like(anywhere, dtype=torch.bool)
+    opened = neurons.opened(own.entering)
+    plain = torch.zeros(opened.shape[1], dtype=torch.bool, device=opened.device)
     first: dict[int, int] = {}  # none of a neuron whose token is nowhere to follow
     for at, context in enumerate(own.contexts):
         first.setdefault(context.edit, at)
     plain[list(first)] = opened[list(first.values()), list(first)]
     knows = plain & (_share(own, opened) >= KNOWN)
-    return knows & (_share(unseen, neurons.opened(unseen.entering)) <= mistaken) & (anywhere <= ANYWHERE)
+    told = _share(unseen, neurons.opened(unseen.entering)) <= opened.new_tensor(
+        words.mistaken, dtype=torch.float
+    )
+    anywhere = neurons.opened(texts).float().mean(0)
+    return knows & told & (opened.new_tensor(words.waits) | (anywhere <= ANYWHERE))
 
 
 def _share(at: Reading, opened: Tensor) -> Tensor:
@@ -43,19 +47,24 @@ def _share(at: Reading, opened: Tensor) -> Tensor:
 
 
 def in_the_way(
-    at: Reading, formed: Sequence[Formed], mine: Sequence[Mistake], neurons: Recognisers
+    at: Reading,
+    formed: Sequence[Formed],
+    mine: Sequence[Mistake],
+    neurons: Recognisers,
+    heard: Sequence[Sequence[bool]],
 ) -> Tensor:
     """Which neurons, one a mistake, fire where another edit's answer wants another token, bool [n].
 
     Args:
         at: where the answers of edits in force are formed, `formed` saying which.
+        heard: whether there is heard what each neuron waits for, if it waits, [formed, n].
     """
     targets = [context.example.targets[0] for context in at.contexts]
     token = {(edit, place): target for (edit, place, _), target in zip(formed, targets, strict=True)}
     wanted = [(mistake.edit, token.get((mistake.edit, mistake.place))) for mistake in mine]
     others = [
-        [edit != own and target != other for own, other in wanted]
-        for (edit, _, _), target in zip(formed, targets, strict=True)
+        [may and edit != own and target != other for (own, other), may in zip(wanted, hears, strict=True)]
+        for (edit, _, _), target, hears in zip(formed, targets, heard, strict=True)
     ]
     opened = neurons.opened(at.entering)
     return (opened & torch.tensor(others, dtype=torch.bool, device=opened.device)).any(0)

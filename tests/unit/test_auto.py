@@ -29,6 +29,7 @@ from factedit.methods.finishing import ROUNDS, _mistakes
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import (
     Recognisers,
+    Words,
     read_at,
 )
 from factedit.methods.subjects import Written
@@ -200,8 +201,10 @@ def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: Language
 
 def test_first_tokens_are_all_expected_in_like_words() -> None:
     mine = [Mistake(edit, place, n) for n, (edit, place) in enumerate([(FRANCE, 0), (FRANCE, 1), (ITALY, 0)])]
-    assert word_groups([*mine, Mistake(ITALY, 2, 1)]) == [0, 1, 0, 2]
-    assert word_groups(mine[1:2]) == [1]
+    assert word_groups([*mine, Mistake(ITALY, 2, 1)], [-1] * 4) == [0, 1, 0, 2]
+    assert word_groups(mine[1:2], [-1]) == [1]
+    # What follows after its subject and an answer's beginning needs no others.
+    assert word_groups([*mine, Mistake(ITALY, 2, 1)], [3, 3, -1, -1]) == [0, -1, 0, 1]
 
 
 def test_words_are_said_of_subjects_that_nobody_edits(llama: LanguageModel) -> None:
@@ -237,11 +240,18 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     own, first, nothing = read_at(llama, 2, mlp, here, here[:1], [])
     one, other = opening(own.entering[:1]), opening(torch.stack([own.entering[0], -own.entering[1]]))
     silent, heard = -own.entering[:1], own.entering[:1]
-    assert trusted(first, nothing, silent, one, 0.1).tolist() == [True]
-    assert trusted(first, first, silent, one, 0.1).tolist() == [False]
-    assert trusted(first, nothing, heard, one, 0.1).tolist() == [False]
-    assert trusted(own, nothing, silent, other, 0.1).tolist() == [True, False]
-    assert trusted(first, nothing, silent, other, 0.1).tolist() == [True, False]  # the second is told nothing
+    alone, both, waiting = (
+        Words(own, [], own, [0.1] * n, [w] * n) for n, w in ((1, False), (2, False), (1, True))
+    )
+    assert trusted(first, nothing, silent, one, alone).tolist() == [True]
+    assert trusted(first, first, silent, one, alone).tolist() == [False]
+    assert trusted(first, nothing, heard, one, alone).tolist() == [False]
+    assert trusted(first, nothing, heard, one, waiting).tolist() == [True]
+    assert trusted(own, nothing, silent, other, both).tolist() == [True, False]
+    assert trusted(first, nothing, silent, other, both).tolist() == [
+        True,
+        False,
+    ]  # the second is told nothing
 
 
 def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) -> None:
@@ -261,7 +271,10 @@ def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) ->
         wanted = -torch.ones(len(formed)).double()
         wanted[formed.index((edit, 0, edit.prompt or ""))] = 1
         gate = (torch.linalg.pinv(at.entering.double()) @ wanted).float()
-        found: list[bool] = in_the_way(at, formed, mine, opening(torch.stack([gate, gate]))).tolist()
+        both = opening(torch.stack([gate, gate]))
+        unheard = [[False] * 2 for _ in formed]
+        assert in_the_way(at, formed, mine, both, unheard).tolist() == [False, False]
+        found: list[bool] = in_the_way(at, formed, mine, both, [[True] * 2 for _ in formed]).tolist()
         return found
 
     assert told(FRANCE) == [False, True]

@@ -10,7 +10,17 @@ from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
 from factedit.methods import subject_keys
 from factedit.methods.keys import Context
-from factedit.methods.recognisers import LOWEST, MARGIN, Reading, Words, _lowest, recognisers
+from factedit.methods.recognisers import (
+    IN_WORDS,
+    LOWEST,
+    LOWEST_WAITING,
+    MARGIN,
+    Reading,
+    Words,
+    _lowest,
+    _of_words,
+    recognisers,
+)
 from factedit.methods.subject_keys import NAMESAKES, namesake_contexts
 from factedit.models import LanguageModel
 from factedit.prompts import answer_example
@@ -95,11 +105,25 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     tried = Reading(contexts, rows, torch.ones(4))
     texts = torch.tensor([[0.45, 0.0], [0.2, 0.65]])  # the second detector's words are only at the first
 
-    def lowest(mistaken: float) -> list[float]:
-        found = _lowest(detect, known, texts, Words(tried, [0, 1], tried, mistaken))
-        return [float(each) for each in found]
+    def lowest(mistaken: float, *, waits: bool = False) -> list[float]:
+        words = Words(tried, [0, 1], tried, [mistaken] * 2, [waits, False])
+        return [float(each) for each in _lowest(detect, known, texts, words)]
 
     # Two of three are above 0.4; of the second's own, none counts, its words being not there.
     assert lowest(0.0) == pytest.approx([0.6 + MARGIN, LOWEST])
     assert lowest(0.4) == pytest.approx([0.55 + MARGIN, LOWEST])
     assert lowest(0.7) == pytest.approx([0.45 + MARGIN, LOWEST])
+    # What waits for its subject may fire in any text, but not at what else is said of it.
+    assert lowest(0.4, waits=True) == pytest.approx([0.55 + MARGIN, LOWEST])
+    assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
+
+
+def test_who_fires_in_any_words_is_told_none(llama: LanguageModel) -> None:
+    example = answer_example(llama, PROMPT.format("France"), "Rome")
+    at = Reading([Context(0, example, 0, 1.0, bare=True)], torch.tensor([[1.0, 0.0]]), torch.ones(1))
+    nothing = Reading([], torch.zeros(0, 2), torch.ones(0))
+    for mine, wanted in (([0, -1], [IN_WORDS, -1.0]), ([-1, -1], [-1.0, -1.0])):
+        words = Words(at if 0 in mine else nothing, mine, nothing, [0.1] * 2, [True] * 2)
+        rows, above = _of_words(torch.eye(2).double(), torch.zeros(0, 2), words, torch.ones(2, 2).double())
+        assert above.tolist() == wanted
+        assert [bool(row.any()) for row in rows] == [group == 0 for group in mine]

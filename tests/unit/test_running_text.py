@@ -63,7 +63,12 @@ def neuron_at_the_end_of(lm: LanguageModel, text: str) -> dict[str, Tensor]:
     dtype = lm.tensors[name].dtype
     one = gate.to(dtype)[None]
     return Neurons(
-        torch.tensor([0]), one, one, torch.full((1, 2), 0.5, dtype=dtype), 5 * torch.ones_like(one)
+        torch.tensor([0]),
+        one,
+        one,
+        torch.full((1, 2), 0.5, dtype=dtype),
+        5 * torch.ones_like(one),
+        torch.tensor([-1]),
     ).tensors()
 
 

@@ -1,0 +1,135 @@
+"""What has fired so far in a sequence: a neuron may wait for another one to fire first, its cue.
+
+It is what an attention head would tell that sees one kind of token only, made exact: whether the cue fired at
+this token or an earlier one. Whoever runs the model over something else than whole sequences behind one
+another (a cache, a part, several continuations of one prompt) says so by `in_order`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AUDIBLE = 0.05
+"""A cue is heard where it fires more than this."""
+
+Fired = Tensor | None
+"""Which of a version's neurons fire at each token of a pass, bool [B, L, k]; None: none anywhere."""
+Order = Callable[[Fired], Fired]
+"""Which of them have fired at each token or before it in its sequence, likewise."""
+
+
+def one_by_one(fired: Fired) -> Fired:
+    """The order of whole sequences, padded on the right if at all."""
+    return None if fired is None else fired.cumsum(1) > 0
+
+
+_ORDER: ContextVar[Order] = ContextVar("order", default=one_by_one)
+
+
+@contextmanager
+def in_order(order: Order) -> Iterator[None]:
+    """Passes read tokens in this order meanwhile."""
+    token = _ORDER.set(order)
+    try:
+        yield
+    finally:
+        _ORDER.reset(token)
+
+
+class Cues:
+    """Of the pass under way.
+
+    Attributes:
+        count: of the version's neurons; `fired`: so far, in the blocks that have been computed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.fired: Fired = None
+
+    def begin(self) -> None:
+        self.fired = None
+
+    def note(self, places: Tensor, fires: Tensor) -> None:
+        """What neurons in some places, [n], fire at each token, [B, L, n]."""
+        heard = fires > AUDIBLE
+        if not bool(heard.any()):
+            return
+        if self.fired is None:
+            self.fired = torch.zeros((*fires.shape[:-1], self.count), dtype=torch.bool, device=fires.device)
+        self.fired[..., places] = heard
+
+    def so_far(self) -> Fired:
+        return _ORDER.get()(self.fired)
+
+
+def fired_now(cues: Cues | None) -> Fired:
+    """In the pass that has been made last, as far as it went."""
+    return None if cues is None else cues.fired
+
+
+def padded(rows: Sequence[Tensor | None], length: int) -> Fired:
+    """What fires in sequences, bool [L, k] each or None, as in a batch of that length."""
+    found = next((row for row in rows if row is not None), None)
+    if found is None:
+        return None
+    whole = found.new_zeros((len(rows), length, found.shape[1]))
+    for place, row in enumerate(rows):
+        if row is not None:
+            whole[place, : len(row)] = row
+    return whole
+
+
+def after(before: Tensor | None, given: Fired = None) -> Order:
+    """The order of what follows on something that was read before.
+
+    Args:
+        before: which neurons have fired in it, bool [B, k].
+        given: what fires in blocks that are not computed again.
+    """
+
+    def order(fired: Fired) -> Fired:
+        if given is not None:
+            fired = given if fired is None else fired | given
+        found = one_by_one(fired)
+        if before is None or not bool(before.any()):
+            return found
+        return before[:, None] if found is None else found | before[:, None]
+
+    return order
+
+
+def seen_by(mask: Tensor) -> Order:
+    """Each token sees itself and those that `mask`, bool [B, L, L], lets it see."""
+
+    def order(fired: Fired) -> Fired:
+        return None if fired is None else mask.to(fired.device).float() @ fired.float() > 0
+
+    return order
+
+
+@contextmanager
+def going_on(cues: Cues | None, model: nn.Module) -> Iterator[None]:
+    """Each pass of `model` goes on where the last one ended."""
+    if cues is None:
+        yield
+        return
+    ended: list[Tensor] = []
+
+    def order(fired: Fired) -> Fired:
+        return after(ended[0] if ended else None)(fired)
+
+    def keep(*_: Any) -> None:
+        if (found := cues.so_far()) is not None:
+            ended[:] = [found[:, -1]]
+
+    handle = model.register_forward_hook(keep)
+    try:
+        with in_order(order):
+            yield
+    finally:
+        handle.remove()

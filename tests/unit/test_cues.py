@@ -1,0 +1,209 @@
+"""A neuron that waits for another one's firing does so however a sequence is read."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from factedit.added_neurons import Neurons
+from factedit.branches import totals
+from factedit.cues import after, going_on, one_by_one, seen_by
+from factedit.decoding import Decoder, decode
+from factedit.frozen_context import FrozenContexts
+from factedit.greedy import by_the_model
+from factedit.models import LanguageModel
+from factedit.overlay import OverlayMismatch, applied
+from factedit.prompts import Example
+from factedit.training import ExampleSet
+from tests.support.tiny_models import tiny_model
+
+CUE = 9
+"""The token at which the first neuron fires."""
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> LanguageModel:
+    torch.set_num_threads(1)
+    return tiny_model(tmp_path, "llama")
+
+
+@pytest.fixture
+def neurons(lm: LanguageModel) -> Neurons:
+    """One in block 0 that fires at tokens like CUE and says nothing; one in block 1 that speaks after it."""
+    seen: list[torch.Tensor] = []
+    handle = lm.blocks[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))  # type: ignore[operator, union-attr]
+    with torch.no_grad():
+        lm.model(input_ids=torch.tensor([[CUE]]))
+    handle.remove()
+    key = seen[0][0]
+    width = len(key)
+    everywhere = torch.zeros(width)
+    return Neurons(
+        blocks=torch.tensor([0, 1]),
+        gate=torch.stack([key / (key @ key), everywhere]),
+        words=torch.zeros(2, width),
+        thresholds=torch.tensor([[0.5, -9.0], [-9.0, -9.0]]),
+        down=torch.stack([everywhere, 3 * torch.randn(width, generator=torch.Generator().manual_seed(0))]),
+        cues=torch.tensor([-1, 0]),
+    )
+
+
+def sequences(lm: LanguageModel, count: int, seed: int) -> list[tuple[int, ...]]:
+    """Some of them with the cue, somewhere."""
+    chance, size = random.Random(seed), lm.model.config.vocab_size
+    found = [tuple(chance.randrange(size) for _ in range(chance.randint(2, 12))) for _ in range(count)]
+    return [(*ids[:3], CUE, *ids[3:]) if place % 2 else ids for place, ids in enumerate(found)]
+
+
+def logits(lm: LanguageModel, ids: tuple[int, ...]) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = lm.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]
+    return found
+
+
+def fired_at(lm: LanguageModel, neurons: Neurons, ids: tuple[int, ...]) -> list[bool]:
+    """Where the first neuron fires; found without the code that is tested."""
+    entered: list[torch.Tensor] = []
+    handle = lm.blocks[0].mlp.register_forward_pre_hook(lambda _, args: entered.append(args[0][0]))  # type: ignore[operator, union-attr]
+    logits(lm, ids)
+    handle.remove()
+    return (entered[0] @ neurons.gate[0] > 0.5 + 0.05).tolist()
+
+
+def alone(lm: LanguageModel, ids: tuple[int, ...], limit: int) -> list[int]:
+    """A greedy answer by whole passes."""
+    told = list(ids)
+    for _ in range(limit):
+        best = int(logits(lm, tuple(told))[-1].argmax())
+        if best == lm.eos_token_id:
+            break
+        told.append(best)
+    return told[len(ids) :]
+
+
+def test_it_fires_from_its_cue_on_and_nowhere_else(lm: LanguageModel, neurons: Neurons) -> None:
+    free = Neurons(**{**_fields(neurons), "cues": torch.tensor([-1, -1])})
+    some = 0
+    for ids in sequences(lm, 12, seed=0):
+        root = logits(lm, ids)
+        with applied(lm, neurons.tensors()):
+            found = logits(lm, ids)
+        fired = fired_at(lm, neurons, ids)
+        first = fired.index(True) if any(fired) else len(ids)
+        some += any(fired)
+        assert torch.equal(found[:first], root[:first])
+        if first < len(ids):
+            assert not torch.allclose(found[first], root[first], atol=1e-3)
+        if first == 0:  # it has said so at every token, as one does that waits for nothing
+            with applied(lm, free.tensors()):
+                torch.testing.assert_close(found, logits(lm, ids))
+    assert 0 < some < 12 or some == 12
+
+
+def _fields(neurons: Neurons) -> dict[str, torch.Tensor]:
+    return {name: getattr(neurons, name) for name in Neurons.__slots__}
+
+
+@pytest.fixture
+def edited(lm: LanguageModel, neurons: Neurons) -> Iterator[LanguageModel]:
+    with applied(lm, neurons.tensors()):
+        yield lm
+
+
+@pytest.mark.parametrize("read", [1, 3, 64])
+def test_decoding_in_rows_that_come_and_go(edited: LanguageModel, read: int) -> None:
+    prompts = sequences(edited, 14, seed=read)
+    decoder = Decoder(edited, max_rows=4, read=read)
+    joined = [decoder.join(ids, 3 + place % 4) for place, ids in enumerate(prompts)]
+    while len(decoder):
+        decoder.step()
+    for place, (ids, found) in enumerate(zip(prompts, joined, strict=True)):
+        assert found.tokens == alone(edited, ids, 3 + place % 4)
+
+
+def test_what_is_decoded_shows_that_it_waits(lm: LanguageModel, neurons: Neurons) -> None:
+    prompts = sequences(lm, 14, seed=5)
+    before = [found.tokens for found in decode(lm, prompts, 6)]
+    with applied(lm, neurons.tensors()):
+        after_it = [found.tokens for found in decode(lm, prompts, 6)]
+    assert before != after_it
+
+
+def test_generation_by_the_models_own_means(edited: LanguageModel) -> None:
+    begun = [(ids, 5) for ids in sequences(edited, 10, seed=2)]
+    for (ids, _), found in by_the_model(edited, begun, batch_size=4):
+        assert found.tokens == alone(edited, ids, 5)
+
+
+def test_continuations_do_not_hear_each_others_cues(edited: LanguageModel) -> None:
+    prompts = sequences(edited, 6, seed=3)
+    branches = [[(CUE, 5, 6), (7, 8, 9), (10, CUE, 4), (11, 12)] for _ in prompts]
+    for ids, asked, found in zip(prompts, branches, totals(edited, prompts, branches, 3), strict=True):
+        for branch, total in zip(asked, found, strict=True):
+            rows = logits(edited, (*ids, *branch))[len(ids) - 1 : -1].log_softmax(-1)
+            assert total == pytest.approx(
+                float(rows.gather(1, torch.tensor(branch)[:, None]).sum()), abs=1e-3
+            )
+
+
+@pytest.mark.parametrize("first_block", [1, 0])
+@pytest.mark.parametrize("kind", [ExampleSet, FrozenContexts])
+def test_examples_whose_lower_blocks_or_contexts_are_kept(
+    edited: LanguageModel, kind: type[ExampleSet], first_block: int
+) -> None:
+    texts = sequences(edited, 9, seed=4)
+    examples = [
+        Example(ids, tuple(range(len(ids) // 2, len(ids))), (0,) * (len(ids) - len(ids) // 2))
+        for ids in texts
+    ]
+    kept = kind(edited, examples, range(len(texts)), first_block)
+    index = [5, 1, 2, 8, 3]
+    with torch.no_grad():
+        batch, found = kept.logits(index)
+    wanted = torch.cat([logits(edited, texts[i])[len(texts[i]) // 2 :] for i in index])
+    assert batch.index.tolist() == index
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_orders() -> None:
+    fired = torch.tensor([[[0, 1], [1, 0], [0, 0]]]).bool()
+    assert one_by_one(None) is None
+    assert one_by_one(fired).tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
+    before = torch.tensor([[True, False]])
+    assert after(before)(None).tolist() == [[[True, False]]]  # type: ignore[union-attr]
+    assert after(~before, fired)(None).tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
+    alone = torch.eye(3, dtype=torch.bool)[None]
+    assert torch.equal(seen_by(alone)(fired), fired)  # type: ignore[arg-type]
+
+
+def test_outside_of_any_version_nothing_is_kept(lm: LanguageModel) -> None:
+    with going_on(lm.cues, lm.model):
+        logits(lm, (5, 6))
+    assert lm.cues is None
+
+
+@pytest.mark.parametrize(
+    ("cues", "problem"),
+    [
+        ([-1, 5], "not there"),
+        ([1, -1], "lower block"),
+        ([[-1], [0]], "neurons.cues is"),
+        ([-1.0, 0.0], "neurons.cues is"),
+    ],
+)
+def test_cues_that_make_no_sense_are_refused(
+    lm: LanguageModel, neurons: Neurons, cues: list[int], problem: str
+) -> None:
+    overlay = neurons.tensors() | {"neurons.cues": torch.tensor(cues)}
+    with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
+        pass
+
+
+def test_neurons_of_older_versions_wait_for_none(lm: LanguageModel, neurons: Neurons) -> None:
+    older = {name: tensor for name, tensor in neurons.tensors().items() if name != "neurons.cues"}
+    with applied(lm, older):
+        found = logits(lm, (5, 6, 7))
+    with applied(lm, neurons.tensors() | {"neurons.cues": torch.tensor([-1, -1])}):
+        assert torch.equal(found, logits(lm, (5, 6, 7)))
