@@ -27,15 +27,15 @@ class Heralds:
 
     Attributes:
         of: by edit, the place of the neuron that fires wherever its subject is named; -1: none does.
-        heard: by edit, in what share of its wordings each of the version's neurons fires, [k].
+        heard: by edit, the places of all neurons that fire in any of its words.
     """
 
     of: dict[Edit, int]
-    heard: dict[Edit, Tensor]
+    heard: dict[Edit, frozenset[int]]
 
     def hears(self, edit: Edit, cue: int) -> bool:
-        """Whether what waits for `cue` might speak where this edit is asked for, in some of its words."""
-        return edit not in self.heard or cue < 0 or bool(self.heard[edit][cue] > 0)
+        """Whether what waits for `cue` might speak where this edit is asked for."""
+        return cue < 0 or cue in self.heard[edit]
 
 
 @torch.no_grad()
@@ -44,14 +44,15 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
     edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
     neurons = Neurons.of(overlay)
     if neurons is None or not edits or task.lm.task != "causal":
-        return Heralds(dict.fromkeys(edits, -1), {})
+        return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
     plain, share = _shares(task, overlay, neurons, edits)
     free = (neurons.cues < 0).to(share.device)
     knows = plain & (share >= SURE) & free
     elsewhere = (share.sum(0) - share) / max(1, len(edits) - 1)
     best = torch.where(knows, share - elsewhere, -torch.inf).argmax(1)
     found = torch.where(knows.any(1), best, -1).tolist()
-    return Heralds(dict(zip(edits, found, strict=True)), dict(zip(edits, share, strict=True)))
+    heard = [frozenset(each.nonzero().flatten().tolist()) for each in share]
+    return Heralds(dict(zip(edits, found, strict=True)), dict(zip(edits, heard, strict=True)))
 
 
 def _shares(
