@@ -1,0 +1,118 @@
+"""Who announces a subject: the neuron that fires wherever it is named, and least at others."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from factedit.added_neurons import Neurons
+from factedit.curvature import Covariance
+from factedit.facts import Edit
+from factedit.methods.heralds import heralds
+from factedit.methods.subject_keys import subject_prompts
+from factedit.models import LanguageModel
+from factedit.overlay import Overlay
+from factedit.prompts import prompt_ids
+from factedit.running_text import RunningText
+from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
+from factedit.task import EditTask, plan
+from tests.support.tiny_models import PROMPT, tiny_model
+
+FRANCE, ITALY, SPAIN = (
+    Edit(id=name, subject=name, prompt=PROMPT.format(name), new_object="Rome")
+    for name in ("France", "Italy", "Spain")
+)
+
+
+@pytest.fixture
+def lm(tmp_path: Path) -> LanguageModel:
+    torch.set_num_threads(1)
+    return tiny_model(tmp_path, "llama")
+
+
+@pytest.fixture
+def firing_at(
+    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[Sequence[str]]], Overlay]:
+    """An overlay with a neuron in block 0 for each list of words, at which alone it fires.
+
+    The model's embeddings are made far apart from each other, and all that comes between them and the first
+    MLP says nothing.
+    """
+
+    def silent(_: nn.Module, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (torch.zeros_like(output[0]), *output[1:])
+
+    lm.blocks[0].self_attn.register_forward_hook(silent)  # type: ignore[operator, union-attr]
+    embedding = lm.model.get_input_embeddings().weight  # type: ignore[union-attr, operator]
+    size, width = embedding.shape
+    embedding.data = torch.eye(size, width)
+
+    def made(words: Sequence[Sequence[str]]) -> Overlay:
+        rows = torch.zeros(len(words), width)
+        for row, each in zip(rows, words, strict=True):
+            row[[prompt_ids(lm, word)[-1] for word in each]] = 1
+        nothing = torch.zeros_like(rows)
+        thresholds = torch.tensor([[0.1, -9.0]]).repeat(len(words), 1)
+        free = torch.full((len(words),), -1)
+        return Neurons(torch.zeros_like(free), rows, nothing, thresholds, nothing, free).tensors()
+
+    return made
+
+
+def task_of(lm: LanguageModel, edits: Sequence[Edit], ledger: Sequence[Edit]) -> EditTask:
+    method = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0))
+    chosen = plan(lm, method, [0, 1, 2], ConstraintSpec())
+
+    def background(_: Sequence[str]) -> Covariance:
+        raise AssertionError("nothing is to be measured for this")
+
+    texts = RunningText.of(lm, [])
+    return EditTask(lm, chosen, {}, edits, ledger, {}, [], method, 0, lambda _: None, background, texts)
+
+
+def test_each_subject_has_its_own_and_the_ledgers_have_theirs(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    found = heralds(task_of(lm, [ITALY, SPAIN], [FRANCE]), firing_at([["France"], ["Italy"], ["Oslo"]]))
+    assert found.of == {ITALY: 1, SPAIN: -1, FRANCE: 0}
+    assert found.hears(ITALY, 1) and not found.hears(ITALY, 0) and not found.hears(SPAIN, 1)
+    assert found.hears(SPAIN, -1)  # whoever waits for nobody speaks anywhere
+
+
+def test_of_several_the_one_that_fires_least_at_others(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    overlay = firing_at([["France", "Italy", "Spain"], ["France"], ["Italy", "Spain"]])
+    found = heralds(task_of(lm, [FRANCE, ITALY], [SPAIN]), overlay)
+    assert found.of[FRANCE] == 1 and found.of[ITALY] in (0, 2)
+    assert found.hears(ITALY, 0) and found.hears(ITALY, 2) and not found.hears(ITALY, 1)
+
+
+def test_one_that_waits_itself_announces_nobody(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    overlay = {**firing_at([["Italy"], ["France"]])}
+    overlay["neurons.blocks"], overlay["neurons.cues"] = torch.tensor([0, 1]), torch.tensor([-1, 0])
+    assert heralds(task_of(lm, [FRANCE, ITALY], []), overlay).of == {FRANCE: -1, ITALY: 0}
+
+
+def test_one_that_is_not_sure_of_its_subject_announces_nobody(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    """Among the other words that it is trained in there is one that no other prompt has."""
+    task = task_of(lm, [FRANCE], [])
+    own = {token for prompt in subject_prompts(task, FRANCE, 0)[:1] for token in prompt_ids(lm, prompt)}
+    other = {
+        token for prompt in subject_prompts(task, FRANCE, 0)[1:] for token in prompt_ids(lm, prompt)
+    } - own
+    assert other
+    word = lm.tokenizer.convert_ids_to_tokens(sorted(other))[0]
+    assert heralds(task, firing_at([[word]])).of == {FRANCE: -1}
+
+
+def test_without_neurons_there_is_none(lm: LanguageModel) -> None:
+    found = heralds(task_of(lm, [FRANCE], []), {})
+    assert found.of == {FRANCE: -1} and not found.hears(FRANCE, 0)
