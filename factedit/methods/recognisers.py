@@ -189,7 +189,7 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
     lowest = torch.where(waits, least.new_tensor(LOWEST_WAITING), least.new_tensor(LOWEST))
-    return torch.maximum(least + MARGIN * ~waits, lowest).clamp_max(HIGHEST)
+    return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 
 def _said(detect: Tensor, known: Tensor, entering: Tensor) -> Tensor:
