@@ -92,8 +92,9 @@ def firing(lm: LanguageModel, neurons: Neurons | None) -> Iterator[None]:
             neurons = neurons.to(lm.device)
             if lm.cues is not None and bool((neurons.cues >= 0).any()):
                 raise ValueError("neurons that wait for cues must be applied first")
-            cues = Cues(len(neurons.blocks))
+            cues = None
             if lm.cues is None:
+                cues = Cues(len(neurons.blocks))
                 stack.enter_context(_followed(lm, cues))
             for block in neurons.blocks.unique().tolist():
                 hook = _adding(neurons, block, cues)
@@ -132,7 +133,9 @@ def heard(cues: Cues | None, waits: Tensor) -> Tensor:
     return free if so_far is None else free | so_far[..., waits]
 
 
-def _adding(every: Neurons, block: int, cues: Cues) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
+def _adding(
+    every: Neurons, block: int, cues: Cues | None
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
     neurons, places = every.of_block(block), (every.blocks == block).nonzero().flatten()
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
@@ -140,7 +143,8 @@ def _adding(every: Neurons, block: int, cues: Cues) -> Callable[[nn.Module, tupl
         if not bool(may.any()):
             return None
         fires = fire(args[0], neurons.gate, neurons.words, neurons.thresholds) * may
-        cues.note(places, fires)
+        if cues is not None:
+            cues.note(places, fires)
         # Zeros would change nothing: this saves their product.
         return output + fires @ neurons.down if bool(fires.any()) else None
 

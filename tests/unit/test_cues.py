@@ -207,3 +207,15 @@ def test_neurons_of_older_versions_wait_for_none(lm: LanguageModel, neurons: Neu
         found = logits(lm, (5, 6, 7))
     with applied(lm, neurons.tensors() | {"neurons.cues": torch.tensor([-1, -1])}):
         assert torch.equal(found, logits(lm, (5, 6, 7)))
+
+
+def test_others_may_be_tried_out_beside_them_but_not_wait(lm: LanguageModel, neurons: Neurons) -> None:
+    free = {**neurons.tensors(), "neurons.cues": torch.tensor([-1, -1])}
+    with applied(lm, neurons.tensors()):
+        with applied(lm, free):
+            for ids in ((5, CUE, 6), (7, CUE), (5, CUE, 6)):  # of unlike lengths
+                both = logits(lm, ids)
+        assert not torch.allclose(logits(lm, ids), both, atol=1e-3)
+        with pytest.raises(ValueError, match="must be applied first"), applied(lm, neurons.tensors()):
+            pass
+    assert lm.cues is None
