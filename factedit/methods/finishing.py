@@ -3,11 +3,12 @@
 What a subject's neuron says may not be enough: the subject can't be told from another, the answer does not
 end where it should, or it is not given in other words. Then a neuron in upper blocks fires at the very
 position where that token is to follow, known by the words up to it (factedit.methods.subjects adds the
-subjects' neurons). It knows the relation: other facts of the subject stay. Whom it is said of it need not tell
-where the subject's neuron does (factedit.methods.heralds): it waits for that one to have fired. So it may
-answer to words that are only like those it was made for, and can't answer for anybody else.
+subjects' neurons). It knows the relation: other facts of the subject stay. Whom it is said of it need not
+tell where the subject's neuron does: it waits for that one to have fired (factedit.methods.heralds). So it
+may answer to words that are only like those it was made for, and not for anybody whom that one is silent at.
 
-Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3; the waiting is ours.
+Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3. The waiting is
+ours.
 """
 
 from collections.abc import Mapping, Sequence

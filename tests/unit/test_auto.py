@@ -193,6 +193,28 @@ def test_an_answer_is_finished_in_other_words_too(
     assert sum(held) >= 0.8 * len(held)
 
 
+def test_an_answers_neurons_wait_for_their_subjects(toy: LanguageModel) -> None:
+    facts, relations = toy_facts(), builtin_catalogue().relations
+    new = [
+        Edit(id=str(n), subject=facts[n].subject, relation="capital", new_object=facts[n + 5].object)
+        for n in range(2)
+    ]
+    anchors = anchor_prompts(builtin_catalogue(), [], 400, 0)
+    texts = RunningText.of(toy, anchors)
+    made = run(toy, new, blocks="auto", anchors=anchors, texts=texts, relations=relations)
+    found = Neurons.of(made.tensors)
+    assert found is not None and made.metrics["neurons"] == 2 and made.metrics["answer_neurons"] > 0
+    assert found.cues[:2].tolist() == [-1, -1] and set(found.cues[2:].tolist()) <= {0, 1}
+    # Where their subjects' neurons are silent, so are they: not a bit changes.
+    silent = replace(found, gate=torch.cat([torch.zeros_like(found.gate[:2]), found.gate[2:]]))
+    ids = torch.tensor([toy.tokenizer(ask(facts[0]))["input_ids"]])
+    before = toy.model(input_ids=ids).logits
+    with applied(toy, made.tensors):
+        assert not torch.equal(toy.model(input_ids=ids).logits, before)
+    with applied(toy, silent.tensors()):
+        assert torch.equal(toy.model(input_ids=ids).logits, before)
+
+
 def test_the_ledgers_edits_are_finished_in_their_own_words_alone(llama: LanguageModel) -> None:
     task = task_of(llama, [FRANCE], [ITALY])
     asked = {words.turn: {mistake.edit.id for mistake in _mistakes(task, words)} for words in ROUNDS}
