@@ -40,14 +40,17 @@ class Heralds:
 
 @torch.no_grad()
 def heralds(task: EditTask, overlay: Overlay) -> Heralds:
-    """Of all edits in force; of several neurons that fire, the one that fires least at other subjects."""
+    """Of all edits in force; of several neurons that fire, the one that fires least at other subjects.
+
+    Those below the blocks where answers are formed: what waits for them comes after them.
+    """
     edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
     neurons = Neurons.of(overlay)
-    if neurons is None or not edits or task.lm.task != "causal":
+    below = None if neurons is None else (neurons.cues < 0) & (neurons.blocks < min(task.plan.answering))
+    if neurons is None or below is None or not below.any() or not edits or task.lm.task != "causal":
         return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
     plain, share = _shares(task, overlay, neurons, edits)
-    free = (neurons.cues < 0).to(share.device)
-    knows = plain & (share >= SURE) & free
+    knows = plain & (share >= SURE) & below.cpu()
     elsewhere = (share.sum(0) - share) / max(1, len(edits) - 1)
     best = torch.where(knows, share - elsewhere, -torch.inf).argmax(1)
     found = torch.where(knows.any(1), best, -1).tolist()
@@ -64,10 +67,9 @@ def _shares(
     owner = [(place, number) for place, each in enumerate(prompts) for number in range(len(each))]
     size = len(edits), len(neurons.blocks)
     plain, share = torch.zeros(size, dtype=torch.bool), torch.zeros(size)
-    above = int(neurons.blocks[neurons.cues < 0].max()) + 1
     with applied(task.lm, overlay):
         for batch in batches(task.lm, examples, 64):
-            block_input(task.lm, batch, min(above, task.lm.n_blocks - 1))
+            block_input(task.lm, batch, min(task.plan.answering))
             if (fired := fired_now(task.lm.cues)) is None:
                 continue
             for row, example in enumerate(batch.index.tolist()):

@@ -99,6 +99,19 @@ def test_one_that_waits_itself_announces_nobody(
     assert heralds(task_of(lm, [FRANCE, ITALY], []), overlay).of == {FRANCE: -1, ITALY: 0}
 
 
+def test_one_where_answers_are_formed_comes_too_late(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    task = task_of(lm, [FRANCE, ITALY], [])
+    overlay = {**firing_at([["Italy"], ["France"]])}
+    overlay["neurons.blocks"] = torch.tensor([0, min(task.plan.answering)])
+    overlay["neurons.thresholds"] = torch.tensor([[0.1, -9.0], [-9.0, -9.0]])  # anywhere
+    assert heralds(task, overlay).of == {FRANCE: -1, ITALY: 0}
+    del overlay["neurons.cues"]
+    overlay["neurons.blocks"] += min(task.plan.answering) - overlay["neurons.blocks"]
+    assert heralds(task, overlay).of == {FRANCE: -1, ITALY: -1}
+
+
 def test_one_that_is_not_sure_of_its_subject_announces_nobody(
     lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
 ) -> None:
