@@ -72,16 +72,30 @@ def fired_now(cues: Cues | None) -> Fired:
     return None if cues is None else cues.fired
 
 
-def padded(rows: Sequence[Tensor | None], length: int) -> Fired:
-    """What fires in sequences, bool [L, k] each or None, as in a batch of that length."""
-    found = next((row for row in rows if row is not None), None)
-    if found is None:
+Kept = Tensor
+"""Where neurons fire in a sequence, [n, 2]: at which token, which neuron. Few do."""
+
+
+def kept(fired: Fired, row: int, length: int, start: int = 0) -> Kept | None:
+    """What fires in a row of a batch, if anything; tokens before `start` have numbers below 0."""
+    if fired is None or not len(found := fired[row, :length].nonzero()):
         return None
-    whole = found.new_zeros((len(rows), length, found.shape[1]))
-    for place, row in enumerate(rows):
-        if row is not None:
-            whole[place, : len(row)] = row
-    return whole
+    return found - torch.tensor([start, 0], device=found.device)
+
+
+def batch_of(sequences: Sequence[Kept | None], length: int, cues: Cues | None) -> tuple[Tensor | None, Fired]:
+    """(what fired before the first token of each, bool [B, k], what fires from there on), if anything."""
+    if cues is None or all(each is None for each in sequences):
+        return None, None
+    device = next(each.device for each in sequences if each is not None)
+    before = torch.zeros((len(sequences), cues.count), dtype=torch.bool, device=device)
+    fired = torch.zeros((len(sequences), length, cues.count), dtype=torch.bool, device=device)
+    for row, each in enumerate(sequences):
+        if each is not None:
+            early = each[:, 0] < 0
+            before[row, each[early, 1]] = True
+            fired[row, each[~early, 0], each[~early, 1]] = True
+    return before, fired
 
 
 def after(before: Tensor | None, given: Fired = None) -> Order:

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from factedit import grouped_attention
 from factedit.attention import UnusualAttention, attention_of
-from factedit.cues import after, fired_now, in_order, padded
+from factedit.cues import after, batch_of, fired_now, in_order, kept
 from factedit.erasing import Forgotten
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
@@ -56,8 +56,6 @@ class FrozenContexts(ExampleSet):
         # and the context's keys and values in each block from there, [blocks, heads, L, d_head] each.
         self._hidden: dict[int, Tensor] = {}
         self._context: dict[int, tuple[Tensor, Tensor]] = {}
-        # Which added neurons fire, if any do: in the context, [k], and from the start on, [T, k].
-        self._before: dict[int, Tensor] = {}
         order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
         for start in range(0, len(order), READ):
             self._read(order[start : start + READ])
@@ -82,9 +80,7 @@ class FrozenContexts(ExampleSet):
             first, stop = self.starts[place], len(self.examples[place].ids)
             self._hidden[place] = entered[0][row, first:stop].clone()
             self._context[place] = keys[row, :, :, :first].clone(), values[row, :, :, :first].clone()
-            if fired is not None and bool(fired[row, :stop].any()):
-                self._before[place] = fired[row, :first].any(0)
-                self._fired[place] = fired[row, first:stop].clone()
+            self._fired[place] = kept(fired, row, stop, first)
 
     def length(self, place: int) -> int:
         return len(self._hidden[place])
@@ -100,8 +96,7 @@ class FrozenContexts(ExampleSet):
         mask = ((columns >= start[:, None]) & (columns < longest + own[:, None])).long()
         places = columns[longest:][None] - start[:, None]
         batch = self._from_starts(index)
-        given = padded([self._fired.get(i) for i in index], width)
-        order = after(None if given is None else self._fired_before(index), given)
+        order = after(*batch_of([self._fired[i] for i in index], width, self.lm.cues))
 
         def run() -> Tensor:
             skipped = blocks_skipped(self.lm, self.first_block, hidden)
@@ -121,10 +116,6 @@ class FrozenContexts(ExampleSet):
                 return batch, run()
             self._grouped = False
         return batch, run()
-
-    def _fired_before(self, index: Sequence[int]) -> Tensor:
-        nothing = torch.zeros_like(next(iter(self._before.values())))
-        return torch.stack([self._before.get(i, nothing) for i in index])
 
     def _from_starts(self, index: Sequence[int]) -> Batch:
         """The batch of what is left of each example from its start on."""

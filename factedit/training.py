@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
-from factedit.cues import fired_now, padded
+from factedit.cues import Kept, batch_of, fired_now, kept
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
@@ -44,15 +44,14 @@ class ExampleSet:
         self.forgotten = forgotten or {}
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
         self._prefix: dict[int, Tensor] = {}
-        self._fired: dict[int, Tensor] = {}  # by example, if any: which neurons fire in these blocks, [L, k]
+        self._fired: dict[int, Kept | None] = {}  # by example, what fires in these blocks
         if first_block > 0:
             for batch in batches(lm, self.examples, 64):
                 hidden, fired = block_input(lm, batch, first_block), fired_now(lm.cues)
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
                     self._prefix[place] = hidden[row, :length].clone()
-                    if fired is not None and bool(fired[row, :length].any()):
-                        self._fired[place] = fired[row, :length].clone()
+                    self._fired[place] = kept(fired, row, length)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -63,7 +62,7 @@ class ExampleSet:
         if not self._prefix:
             return batch, None
         prefix = torch.nn.utils.rnn.pad_sequence([self._prefix[i] for i in index], batch_first=True)
-        fired = padded([self._fired.get(i) for i in index], prefix.shape[1])
+        _, fired = batch_of([self._fired[i] for i in index], prefix.shape[1], self.lm.cues)
         return replace(batch, fired=fired), prefix
 
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
