@@ -14,9 +14,10 @@ from factedit.methods.subject_keys import subject_prompts
 from factedit.overlay import Overlay, applied
 from factedit.prompts import batches, next_token_example
 from factedit.task import EditTask
+from factedit.wording import plain_prompts
 
 WORDINGS = 6
-"""Of each edit that are looked at, the plainest first."""
+"""Of each edit of the batch that are looked at, the plainest first; of the ledger's the plainest ones alone."""
 SURE = 0.75
 """In this share of them a subject's neuron must fire, the plainest among them."""
 
@@ -44,12 +45,13 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
 
     Those below the blocks where answers are formed: what waits for them comes after them.
     """
-    edits = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
+    new = [edit for edit in task.edits if not edit.erase]
+    edits = [*new, *(edit for edit in task.ledger if not edit.erase)]
     neurons = Neurons.of(overlay)
     below = None if neurons is None else (neurons.cues < 0) & (neurons.blocks < min(task.plan.answering))
     if neurons is None or below is None or not below.any() or not edits or task.lm.task != "causal":
         return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
-    plain, share = _shares(task, overlay, neurons, edits)
+    plain, share = _shares(task, overlay, neurons, edits, len(new))
     knows = plain & (share >= SURE) & below.cpu()
     elsewhere = (share.sum(0) - share) / max(1, len(edits) - 1)
     best = torch.where(knows, share - elsewhere, -torch.inf).argmax(1)
@@ -59,10 +61,16 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
 
 
 def _shares(
-    task: EditTask, overlay: Overlay, neurons: Neurons, edits: Sequence[Edit]
+    task: EditTask, overlay: Overlay, neurons: Neurons, edits: Sequence[Edit], new: int
 ) -> tuple[Tensor, Tensor]:
-    """(whether each neuron fires in an edit's plainest words, the share of its wordings), [edits, k] each."""
-    prompts = [subject_prompts(task, edit, place)[:WORDINGS] for place, edit in enumerate(edits)]
+    """(whether each neuron fires in an edit's plainest words, the share of its wordings), [edits, k] each.
+
+    The first `new` edits are the batch's.
+    """
+    prompts = [
+        subject_prompts(task, edit, place)[:WORDINGS] if place < new else plain_prompts(edit, task.relations)
+        for place, edit in enumerate(edits)
+    ]
     examples = [next_token_example(task.lm, prompt) for each in prompts for prompt in each]
     owner = [(place, number) for place, each in enumerate(prompts) for number in range(len(each))]
     size = len(edits), len(neurons.blocks)
