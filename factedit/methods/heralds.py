@@ -17,7 +17,7 @@ from factedit.task import EditTask
 from factedit.wording import plain_prompts
 
 WORDINGS = 6
-"""Of each edit of the batch that are looked at, the plainest first; of the ledger's the plainest ones alone."""
+"""Of each edit of the batch that are looked at, the plainest first; of the ledger's, its plainest ones."""
 SURE = 0.75
 """In this share of them a subject's neuron must fire, the plainest among them."""
 
