@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from factedit.added_neurons import Neurons
+from factedit.added_neurons import Neurons, mlp_of
 from factedit.branches import totals
 from factedit.cues import after, going_on, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
@@ -33,7 +33,7 @@ def lm(tmp_path: Path) -> LanguageModel:
 def neurons(lm: LanguageModel) -> Neurons:
     """One in block 0 that fires at tokens like CUE and says nothing; one in block 1 that speaks after it."""
     seen: list[torch.Tensor] = []
-    handle = lm.blocks[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))  # type: ignore[operator, union-attr]
+    handle = mlp_of(lm, 0).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
     with torch.no_grad():
         lm.model(input_ids=torch.tensor([[CUE]]))
     handle.remove()
@@ -66,7 +66,7 @@ def logits(lm: LanguageModel, ids: tuple[int, ...]) -> torch.Tensor:
 def fired_at(lm: LanguageModel, neurons: Neurons, ids: tuple[int, ...]) -> list[bool]:
     """Where the first neuron fires; found without the code that is tested."""
     entered: list[torch.Tensor] = []
-    handle = lm.blocks[0].mlp.register_forward_pre_hook(lambda _, args: entered.append(args[0][0]))  # type: ignore[operator, union-attr]
+    handle = mlp_of(lm, 0).register_forward_pre_hook(lambda _, args: entered.append(args[0][0]))
     logits(lm, ids)
     handle.remove()
     return (entered[0] @ neurons.gate[0] > 0.5 + 0.05).tolist()
@@ -99,7 +99,7 @@ def test_it_fires_from_its_cue_on_and_nowhere_else(lm: LanguageModel, neurons: N
         if first == 0:  # it has said so at every token, as one does that waits for nothing
             with applied(lm, free.tensors()):
                 torch.testing.assert_close(found, logits(lm, ids))
-    assert 0 < some < 12 or some == 12
+    assert 3 < some < 12
 
 
 def _fields(neurons: Neurons) -> dict[str, torch.Tensor]:

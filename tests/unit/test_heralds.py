@@ -34,7 +34,7 @@ def lm(tmp_path: Path) -> LanguageModel:
 
 @pytest.fixture
 def firing_at(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel,
 ) -> Callable[[Sequence[Sequence[str]]], Overlay]:
     """An overlay with a neuron in block 0 for each list of words, at which alone it fires.
 
@@ -45,8 +45,8 @@ def firing_at(
     def silent(_: nn.Module, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (torch.zeros_like(output[0]), *output[1:])
 
-    lm.blocks[0].self_attn.register_forward_hook(silent)  # type: ignore[operator, union-attr]
-    embedding = lm.model.get_input_embeddings().weight  # type: ignore[union-attr, operator]
+    lm.model.get_submodule(f"{lm.blocks_name}.0.self_attn").register_forward_hook(silent)
+    embedding = lm.tensors[next(name for name in lm.tensors if "embed" in name)]
     size, width = embedding.shape
     embedding.data = torch.eye(size, width)
 
