@@ -94,7 +94,7 @@ def firing(lm: LanguageModel, neurons: Neurons | None) -> Iterator[None]:
                 raise ValueError("neurons that wait for cues must be applied first")
             cues = None
             if lm.cues is None:
-                cues = Cues(len(neurons.blocks))
+                cues = Cues(neurons.blocks)
                 stack.enter_context(_followed(lm, cues))
             for block in neurons.blocks.unique().tolist():
                 hook = _adding(neurons, block, cues)

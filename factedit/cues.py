@@ -44,11 +44,12 @@ class Cues:
     """Of the pass under way.
 
     Attributes:
-        count: of the version's neurons; `fired`: so far, in the blocks that have been computed.
+        blocks: the block of each of the version's neurons, [k]; `count`: how many they are.
+        fired: so far, in the blocks that have been computed.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, blocks: Tensor) -> None:
+        self.blocks, self.count = blocks, len(blocks)
         self.fired: Fired = None
 
     def begin(self) -> None:
@@ -76,11 +77,15 @@ Kept = Tensor
 """Where neurons fire in a sequence, [n, 2]: at which token, which neuron. Few do."""
 
 
-def kept(fired: Fired, row: int, length: int, start: int = 0) -> Kept | None:
-    """What fires in a row of a batch, if anything; tokens before `start` have numbers below 0."""
-    if fired is None or not len(found := fired[row, :length].nonzero()):
+def kept(cues: Cues | None, row: int, length: int, block: int, start: int = 0) -> Kept | None:
+    """What has fired in a row of the last pass's batch and is not computed again, if anything.
+
+    That is all before token `start`, which gets numbers below 0, and blocks below `block` from there on.
+    """
+    if cues is None or cues.fired is None or not len(found := cues.fired[row, :length].nonzero()):
         return None
-    return found - torch.tensor([start, 0], device=found.device)
+    found = found - torch.tensor([start, 0], device=found.device)
+    return found[(found[:, 0] < 0) | (cues.blocks[found[:, 1]] < block)]
 
 
 def batch_of(sequences: Sequence[Kept | None], length: int, cues: Cues | None) -> tuple[Tensor | None, Fired]:

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from factedit import grouped_attention
 from factedit.attention import UnusualAttention, attention_of
-from factedit.cues import after, batch_of, fired_now, in_order, kept
+from factedit.cues import after, batch_of, in_order, kept
 from factedit.erasing import Forgotten
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
@@ -73,14 +73,13 @@ class FrozenContexts(ExampleSet):
             self.lm.model.base_model(input_ids=batch.input_ids, past_key_values=cache, use_cache=True)
         finally:
             handle.remove()
-        fired = fired_now(self.lm.cues)
         chosen = cache.layers[self.first_block :]
         keys, values = (torch.stack([getattr(x, n) for x in chosen], 1) for n in ("keys", "values"))
         for row, place in enumerate(index):
             first, stop = self.starts[place], len(self.examples[place].ids)
             self._hidden[place] = entered[0][row, first:stop].clone()
             self._context[place] = keys[row, :, :, :first].clone(), values[row, :, :, :first].clone()
-            self._fired[place] = kept(fired, row, stop, first)
+            self._fired[place] = kept(self.lm.cues, row, stop, self.first_block, first)
 
     def length(self, place: int) -> int:
         return len(self._hidden[place])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
-from factedit.cues import Kept, batch_of, fired_now, kept
+from factedit.cues import Kept, batch_of, kept
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
@@ -47,11 +47,11 @@ class ExampleSet:
         self._fired: dict[int, Kept | None] = {}  # by example, what fires in these blocks
         if first_block > 0:
             for batch in batches(lm, self.examples, 64):
-                hidden, fired = block_input(lm, batch, first_block), fired_now(lm.cues)
+                hidden = block_input(lm, batch, first_block)
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
                     self._prefix[place] = hidden[row, :length].clone()
-                    self._fired[place] = kept(fired, row, length)
+                    self._fired[place] = kept(lm.cues, row, length, first_block)
 
     def __len__(self) -> int:
         return len(self.examples)

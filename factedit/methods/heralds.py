@@ -12,14 +12,14 @@ from factedit.facts import Edit
 from factedit.forward import block_input
 from factedit.methods.subject_keys import subject_prompts
 from factedit.overlay import Overlay, applied
-from factedit.prompts import batches, next_token_example
+from factedit.prompts import answer_example, batches
 from factedit.task import EditTask
 from factedit.wording import plain_prompts
 
 WORDINGS = 6
-"""Of each edit of the batch that are looked at, the plainest first; of the ledger's, its plainest ones."""
+"""Of each edit of the batch that are looked at besides its plainest ones."""
 SURE = 0.75
-"""In this share of them a subject's neuron must fire, the plainest among them."""
+"""In this share of them a subject's neuron must fire, and in all that the user gave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Heralds:
 
     Attributes:
         of: by edit, the place of the neuron that fires wherever its subject is named; -1: none does.
-        heard: by edit, the places of all neurons that fire in any of its words.
+        heard: by edit, the places of all neurons that fire in any of its words or in its answer.
     """
 
     of: dict[Edit, int]
@@ -51,38 +51,43 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
     below = None if neurons is None else (neurons.cues < 0) & (neurons.blocks < min(task.plan.answering))
     if neurons is None or below is None or not below.any() or not edits or task.lm.task != "causal":
         return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
-    plain, share = _shares(task, overlay, neurons, edits, len(new))
+    plain, share, fires = _fires(task, overlay, neurons, edits, len(new))
     knows = plain & (share >= SURE) & below.cpu()
     elsewhere = (share.sum(0) - share) / max(1, len(edits) - 1)
     best = torch.where(knows, share - elsewhere, -torch.inf).argmax(1)
     found = torch.where(knows.any(1), best, -1).tolist()
-    heard = [frozenset(each.nonzero().flatten().tolist()) for each in share]
+    heard = [frozenset(each.nonzero().flatten().tolist()) for each in fires]
     return Heralds(dict(zip(edits, found, strict=True)), dict(zip(edits, heard, strict=True)))
 
 
-def _shares(
+def _fires(
     task: EditTask, overlay: Overlay, neurons: Neurons, edits: Sequence[Edit], new: int
-) -> tuple[Tensor, Tensor]:
-    """(whether each neuron fires in an edit's plainest words, the share of its wordings), [edits, k] each.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By edit and neuron: (whether it fires in all of the plainest words, in what share of the wordings, and
+    whether it fires in any of them or in the answer), [edits, k] each.
 
     The first `new` edits are the batch's.
     """
-    prompts = [
-        subject_prompts(task, edit, place)[:WORDINGS] if place < new else plain_prompts(edit, task.relations)
-        for place, edit in enumerate(edits)
-    ]
-    examples = [next_token_example(task.lm, prompt) for each in prompts for prompt in each]
-    owner = [(place, number) for place, each in enumerate(prompts) for number in range(len(each))]
-    size = len(edits), len(neurons.blocks)
-    plain, share = torch.zeros(size, dtype=torch.bool), torch.zeros(size)
+    plainest = [plain_prompts(edit, task.relations) for edit in edits]
+    prompts = [list(each) for each in plainest]
+    for place, edit in enumerate(edits[:new]):
+        more = subject_prompts(task, edit, place)[:WORDINGS]
+        prompts[place] = list(dict.fromkeys([*plainest[place], *more]))
+    examples, owner = [], []
+    for place, edit in enumerate(edits):
+        examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts[place]]
+        owner += [(place, number) for number in range(len(prompts[place]))]
+    asked = torch.zeros((len(examples), len(neurons.blocks)), dtype=torch.bool)
+    heard = torch.zeros((len(edits), len(neurons.blocks)), dtype=torch.bool)
     with applied(task.lm, overlay):
         for batch in batches(task.lm, examples, 64):
             block_input(task.lm, batch, min(task.plan.answering))
             if (fired := fired_now(task.lm.cues)) is None:
                 continue
-            for row, example in enumerate(batch.index.tolist()):
-                place, number = owner[example]
-                fires = fired[row, : len(examples[example].ids)].any(0).cpu()
-                plain[place] |= fires if number == 0 else False
-                share[place] += fires / len(prompts[place])
-    return plain, share
+            for row, number in enumerate(batch.index.tolist()):
+                example = examples[number]
+                asked[number] = fired[row, : example.positions[0] + 1].any(0).cpu()
+                heard[owner[number][0]] |= fired[row, : len(example.ids)].any(0).cpu()
+    of_edit = asked.split([len(each) for each in prompts])
+    plain = [each[: len(few)].all(0) for each, few in zip(of_edit, plainest, strict=True)]
+    return torch.stack(plain), torch.stack([each.float().mean(0) for each in of_edit]), heard

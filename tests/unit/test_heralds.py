@@ -1,6 +1,7 @@
 """Who announces a subject: the neuron that fires wherever it is named, and least at others."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from factedit.added_neurons import Neurons
 from factedit.curvature import Covariance
 from factedit.facts import Edit
+from factedit.methods import heralds as module
 from factedit.methods.heralds import heralds
-from factedit.methods.subject_keys import subject_prompts
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay
 from factedit.prompts import prompt_ids
@@ -94,9 +95,13 @@ def test_of_several_the_one_that_fires_least_at_others(
 def test_one_that_waits_itself_announces_nobody(
     lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
 ) -> None:
-    overlay = {**firing_at([["Italy"], ["France"]])}
-    overlay["neurons.blocks"], overlay["neurons.cues"] = torch.tensor([0, 1]), torch.tensor([-1, 0])
-    assert heralds(task_of(lm, [FRANCE, ITALY], []), overlay).of == {FRANCE: -1, ITALY: 0}
+    overlay = {**firing_at([["Spain"], ["France"], ["Italy"]])}
+    # The first one fires wherever the second one has.
+    overlay["neurons.blocks"], overlay["neurons.cues"] = torch.tensor([1, 0, 0]), torch.tensor([1, -1, -1])
+    overlay["neurons.thresholds"] = torch.tensor([[-9.0, -9.0], [0.1, -9.0], [0.1, -9.0]])
+    found = heralds(task_of(lm, [FRANCE, ITALY], []), overlay)
+    assert found.of == {FRANCE: 1, ITALY: 2}
+    assert found.hears(FRANCE, 0) and not found.hears(ITALY, 0)
 
 
 def test_one_where_answers_are_formed_comes_too_late(
@@ -113,17 +118,34 @@ def test_one_where_answers_are_formed_comes_too_late(
 
 
 def test_one_that_is_not_sure_of_its_subject_announces_nobody(
+    lm: LanguageModel,
+    firing_at: Callable[[Sequence[Sequence[str]]], Overlay],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It fires at a word of the plainest prompt that few others have."""
+    for others, sure in ((["Oslo", "Rome", "Vienna"], False), (["Oslo of", "Rome of", "of Vienna"], True)):
+        asked = [PROMPT.format("France"), *others]
+        monkeypatch.setattr(module, "subject_prompts", lambda *_, found=asked: found)
+        assert heralds(task_of(lm, [FRANCE], []), firing_at([["of"]])).of == {FRANCE: 0 if sure else -1}
+
+
+def test_one_that_is_silent_in_the_users_words_announces_nobody(
     lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
 ) -> None:
-    """Among the other words that it is trained in there is one that no other prompt has."""
-    task = task_of(lm, [FRANCE], [])
-    own = {token for prompt in subject_prompts(task, FRANCE, 0)[:1] for token in prompt_ids(lm, prompt)}
-    other = {
-        token for prompt in subject_prompts(task, FRANCE, 0)[1:] for token in prompt_ids(lm, prompt)
-    } - own
-    assert other
-    word = lm.tokenizer.convert_ids_to_tokens(sorted(other))[0]
-    assert heralds(task, firing_at([[word]])).of == {FRANCE: -1}
+    said = replace(FRANCE, paraphrases=("the people of Spain and France", "France", "the river in Italy"))
+    assert heralds(task_of(lm, [said], []), firing_at([["France"]])).of == {said: -1}
+    assert heralds(task_of(lm, [], [said]), firing_at([["France"]])).of == {said: -1}
+    named = replace(said, paraphrases=said.paraphrases[:2])
+    assert heralds(task_of(lm, [named], []), firing_at([["France"]])).of == {named: 0}
+
+
+def test_an_answer_may_name_anothers_subject(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    rome = Edit(id="4", subject="Rome", prompt=PROMPT.format("Rome"), new_object="Oslo")
+    found = heralds(task_of(lm, [FRANCE, rome], []), firing_at([["France"], ["Rome"]]))
+    assert found.of == {FRANCE: 0, rome: 1}
+    assert found.hears(FRANCE, 1) and not found.hears(rome, 0)
 
 
 def test_without_neurons_there_is_none(lm: LanguageModel) -> None:
