@@ -10,6 +10,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.pre_tokenizers import ByteLevel, Punctuation, Sequence, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor, nn
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -110,6 +111,15 @@ def write_tiny_model(folder: Path, shape: str, seed: int = 0) -> Path:
 
 def tiny_model(folder: Path, shape: str) -> LanguageModel:
     return load_model(write_tiny_model(folder, shape), device="cpu")
+
+
+def without_attention(lm: LanguageModel, block: int) -> None:
+    """In this block of a Llama's kind tokens do not see each other from now on."""
+
+    def blind(_: nn.Module, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (torch.zeros_like(output[0]), *output[1:])
+
+    lm.model.get_submodule(f"{lm.blocks_name}.{block}.self_attn").register_forward_hook(blind)
 
 
 def _words(*, masked: bool) -> PreTrainedTokenizerFast:

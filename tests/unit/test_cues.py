@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from factedit.added_neurons import Neurons, mlp_of
 from factedit.branches import totals
@@ -19,7 +18,7 @@ from factedit.overlay import OverlayMismatch, applied
 from factedit.prompts import Example
 from factedit.ragged import Part, Rows, last_logits
 from factedit.training import ExampleSet
-from tests.support.tiny_models import tiny_model
+from tests.support.tiny_models import tiny_model, without_attention
 
 CUE = 9
 """The token at which the first neuron fires."""
@@ -30,11 +29,7 @@ def lm(tmp_path: Path) -> LanguageModel:
     """In its first block tokens do not see each other: the cue fires at its own token, wherever that is."""
     torch.set_num_threads(1)
     found = tiny_model(tmp_path, "llama")
-
-    def blind(_: nn.Module, __: object, output: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (torch.zeros_like(output[0]), *output[1:])
-
-    found.model.get_submodule(f"{found.blocks_name}.0.self_attn").register_forward_hook(blind)
+    without_attention(found, block=0)
     return found
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from factedit.added_neurons import Neurons
 from factedit.curvature import Covariance
@@ -19,7 +18,7 @@ from factedit.prompts import prompt_ids
 from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
 from factedit.task import EditTask, plan
-from tests.support.tiny_models import PROMPT, tiny_model
+from tests.support.tiny_models import PROMPT, tiny_model, without_attention
 
 FRANCE, ITALY, SPAIN = (
     Edit(id=name, subject=name, prompt=PROMPT.format(name), new_object="Rome")
@@ -42,11 +41,7 @@ def firing_at(
     The model's embeddings are made far apart from each other, and all that comes between them and the first
     MLP says nothing.
     """
-
-    def silent(_: nn.Module, __: object, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (torch.zeros_like(output[0]), *output[1:])
-
-    lm.model.get_submodule(f"{lm.blocks_name}.0.self_attn").register_forward_hook(silent)
+    without_attention(lm, block=0)
     embedding = lm.tensors[next(name for name in lm.tensors if "embed" in name)]
     size, width = embedding.shape
     embedding.data = torch.eye(size, width)
