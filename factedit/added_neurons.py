@@ -3,10 +3,10 @@
 A neuron reads what its block's MLP reads, x, and adds f(x) down to what the MLP yields. f rises from 0 to 1
 as gate . x exceeds its threshold, and is 0 unless words . x exceeds its own: it takes both, the second being
 that words lead to an answer or, at a subject, that this is none of its namesakes. A neuron may also wait for
-another one's firing, its cue (factedit.cues): an answer's, for its subject's. It fires wholly or, nearly
-everywhere, not at all, and a text at which none fires is answered as by the root, to the last bit. A
-changed weight can't promise that: in bfloat16 one zeroed column alone gave about one prompt in twenty another
-first word (benchmarks/RESULTS.md).
+others to have fired, its cues (factedit.cues): a subject's for those that read its name's words, and an
+answer's for its subject's. It fires wholly or, nearly everywhere, not at all, and a text at which none fires
+is answered as by the root, to the last bit. A changed weight can't promise that: in bfloat16 one zeroed
+column alone gave about one prompt in twenty another first word (benchmarks/RESULTS.md).
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3, whose neurons are
 of the MLP's own kind. Thresholds, which layers without biases can't have, and the second condition keep ours
@@ -38,7 +38,7 @@ class Neurons:
         blocks: the block of each, int64 [k].
         gate, words, down: a row each, in the model's dtype, [k, d].
         thresholds: what gate . x and words . x must exceed, in the model's dtype, [k, 2].
-        cues: the place of the neuron that each waits for, of a lower block; -1: it waits for none, int64 [k].
+        cues: the places of the neurons that each waits for, all of lower blocks; -1: none, int64 [k, m].
     """
 
     blocks: Tensor
@@ -50,11 +50,14 @@ class Neurons:
 
     @classmethod
     def of(cls, overlay: Mapping[str, Tensor]) -> "Neurons | None":
-        """An overlay's neurons, if it has any. Those of older versions wait for none."""
+        """An overlay's neurons, if it has any. Those of older versions wait for one each, or for none."""
         if NAMES[0] not in overlay:
             return None
         nobody = torch.full_like(overlay[NAMES[0]], -1)
-        return cls(*(overlay.get(name, nobody) for name in NAMES))
+        found = [overlay.get(name, nobody) for name in NAMES]
+        if found[-1].dim() == 1:
+            found[-1] = found[-1][:, None]
+        return cls(*found)
 
     def tensors(self) -> dict[str, Tensor]:
         return {f"neurons.{field}": getattr(self, field).contiguous().cpu() for field in FIELDS}
@@ -71,7 +74,10 @@ def joined(first: Neurons | None, then: Neurons) -> Neurons:
     """Both, the first ones first; the cues of those `then` are places among both."""
     if first is None:
         return then
-    return Neurons(*(torch.cat([getattr(first, f), getattr(then, f).to(first.gate.device)]) for f in FIELDS))
+    *others, cues = ([getattr(first, field), getattr(then, field).to(first.gate.device)] for field in FIELDS)
+    most = max(each.shape[1] for each in cues)
+    cues = [nn.functional.pad(each, (0, most - each.shape[1]), value=-1) for each in cues]
+    return Neurons(*map(torch.cat, [*others, cues]))
 
 
 def fire(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> Tensor:
@@ -84,20 +90,15 @@ def fire(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> T
 def firing(lm: LanguageModel, neurons: Neurons | None) -> Iterator[None]:
     """The model answers with these neurons while the context lasts.
 
-    Raises:
-        ValueError: other neurons fire already, and some of these wait for cues, which only the first may.
+    Where other neurons fire already, these may wait for those, by their places; none may wait for these.
     """
     with ExitStack() as stack:
         if neurons is not None:
-            neurons = neurons.to(lm.device)
-            if lm.cues is not None and bool((neurons.cues >= 0).any()):
-                raise ValueError("neurons that wait for cues must be applied first")
-            cues = None
-            if lm.cues is None:
-                cues = Cues(neurons.blocks)
-                stack.enter_context(_followed(lm, cues))
+            neurons, noted = neurons.to(lm.device), lm.cues is None
+            if noted:
+                stack.enter_context(_followed(lm, Cues(neurons.blocks)))
             for block in neurons.blocks.unique().tolist():
-                hook = _adding(neurons, block, cues)
+                hook = _adding(lm, neurons, block, noted)
                 stack.callback(mlp_of(lm, block).register_forward_hook(hook).remove)
         yield
 
@@ -126,27 +127,63 @@ def mlp_of(lm: LanguageModel, block: int) -> nn.Module:
     return lm.model.get_submodule(found.module)
 
 
-def heard(cues: Cues | None, waits: Tensor) -> Tensor:
-    """Which neurons, [k], have heard the cue that they wait for: bool [B, L, k] or, at all tokens, [k]."""
-    free = waits < 0
-    so_far = None if cues is None or bool(free.all()) else cues.so_far()
-    return free if so_far is None else free | so_far[..., waits]
+def heard(cues: Cues | None, waits: Tensor, fires: Tensor) -> Tensor:
+    """Which of what neurons fire counts: where all that each waits for has fired, bool [..., k].
+
+    Args:
+        waits: the places of what each waits for, -1 for nothing, [k, m].
+        fires: how much each fires at each token, [B, L, k].
+    """
+    counts = fires.detach() > 0
+    waiting = (waits >= 0).any(1)
+    if not bool(waiting.any()):
+        return counts
+    so_far = None if cues is None else cues.so_far()
+    if so_far is None:
+        return counts & ~waiting
+    so_far = so_far.expand(*fires.shape[:-1], -1)
+    # Few neurons fire anywhere: only theirs are looked up.
+    *token, neuron = (counts & waiting).nonzero().unbind(1)
+    wanted = waits[neuron]
+    all_heard = (so_far[(*(at[:, None] for at in token), wanted)] | (wanted < 0)).all(1)
+    counts[(*token, neuron)] = all_heard
+    return counts
+
+
+def _may_speak(cues: Cues | None, waits: Tensor) -> Tensor:
+    """Which neurons, [k], have all been given their cues somewhere in the pass, or wait for none."""
+    so_far = None if cues is None or bool((waits < 0).all()) else cues.so_far()
+    if so_far is None:
+        return (waits < 0).all(1)
+    return (so_far.flatten(0, -2).any(0)[waits] | (waits < 0)).all(1)
+
+
+def at_work(cues: Cues | None, neurons: Neurons, entering: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Of one block's neurons: (those that may speak, [n]; how much they fire at each token, [B, L, n]).
+
+    None where none may. `entering`: what enters their MLP, [B, L, d].
+    """
+    # Most wait for what is nowhere to be read: they cost nothing.
+    some = _may_speak(cues, neurons.cues).nonzero().flatten()
+    if not len(some):
+        return None
+    fires = fire(entering, neurons.gate[some], neurons.words[some], neurons.thresholds[some])
+    return some, fires * heard(cues, neurons.cues[some], fires)
 
 
 def _adding(
-    every: Neurons, block: int, cues: Cues | None
+    lm: LanguageModel, every: Neurons, block: int, noted: bool
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
     neurons, places = every.of_block(block), (every.blocks == block).nonzero().flatten()
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        may = heard(cues, neurons.cues)
-        if not bool(may.any()):
+        if (found := at_work(lm.cues, neurons, args[0])) is None:
             return None
-        fires = fire(args[0], neurons.gate, neurons.words, neurons.thresholds) * may
-        if cues is not None:
-            cues.note(places, fires)
+        some, fires = found
+        if noted and lm.cues is not None:
+            lm.cues.note(places[some], fires)
         # Zeros would change nothing: this saves their product.
-        return output + fires @ neurons.down if bool(fires.any()) else None
+        return output + fires @ neurons.down[some] if bool(fires.any()) else None
 
     return add
 
@@ -176,9 +213,10 @@ def misfit(lm: LanguageModel, overlay: Mapping[str, Tensor]) -> str | None:
 
 def _misfit_cues(neurons: Neurons) -> str | None:
     cues, count = neurons.cues, len(neurons.blocks)
-    if cues.shape != (count,) or cues.dtype != torch.int64:
-        return f"neurons.cues is {tuple(cues.shape)} {cues.dtype}, where it must be ({count},) torch.int64"
+    if cues.dim() != 2 or len(cues) != count or cues.dtype != torch.int64:
+        return f"neurons.cues is {tuple(cues.shape)} {cues.dtype}, where it must be ({count}, m) torch.int64"
     waits = cues >= 0
-    if bool((cues >= count).any()) or bool((neurons.blocks[cues[waits]] >= neurons.blocks[waits]).any()):
+    own = neurons.blocks[:, None].expand_as(cues)
+    if bool((cues >= count).any()) or bool((neurons.blocks[cues[waits]] >= own[waits]).any()):
         return "its neurons wait for some that are not there, or not in a lower block"
     return None

@@ -26,6 +26,14 @@ def choose_blocks(n_blocks: int, wanted: Blocks, depth: tuple[float, float]) -> 
     return sorted(set(wanted))
 
 
+def reading_block(n_blocks: int, wanted: Blocks, depth: float, looking_up: list[int]) -> int | None:
+    """Which block reads the words of names, below those that look subjects up; of named blocks, none."""
+    if wanted != "auto" or not looking_up:
+        return None
+    block = round(depth * (n_blocks - 1))
+    return block if block < min(looking_up) else None
+
+
 def lookup_blocks(
     n_blocks: int, wanted: Blocks, lookup_depth: tuple[float, float], depth: tuple[float, float]
 ) -> list[int]:

@@ -1,6 +1,6 @@
-"""What has fired so far in a sequence: a neuron may wait for another one to fire first, its cue.
+"""What has fired so far in a sequence: a neuron may wait for others to fire first, its cues.
 
-It is what an attention head would tell that sees one kind of token only, made exact: whether the cue fired at
+It is what attention heads would tell that see one kind of token only, made exact: whether a cue fired at
 this token or an earlier one. Whoever runs the model over something else than whole sequences behind one
 another (a cache, a part, several continuations of one prompt) says so by `in_order`.
 """
@@ -24,7 +24,15 @@ Order = Callable[[Fired], Fired]
 
 def one_by_one(fired: Fired) -> Fired:
     """The order of whole sequences, padded on the right if at all."""
-    return None if fired is None else fired.cumsum(1) > 0
+    return None if fired is None else of_few(fired, lambda some: some.cumsum(1) > 0)
+
+
+def of_few(fired: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`fired`, bool [..., k], changed for the few neurons that fire at all, [..., few]."""
+    some = fired.flatten(0, -2).any(0).nonzero().flatten()
+    found = fired.clone()
+    found[..., some] = change(fired[..., some])
+    return found
 
 
 _ORDER: ContextVar[Order] = ContextVar("order", default=one_by_one)
@@ -126,7 +134,10 @@ def seen_by(mask: Tensor) -> Order:
     """Each token sees itself and those that `mask`, bool [B, L, L], lets it see."""
 
     def order(fired: Fired) -> Fired:
-        return None if fired is None else mask.to(fired.device).float() @ fired.float() > 0
+        if fired is None:
+            return None
+        visible = mask.to(fired.device).float()
+        return of_few(fired, lambda some: visible @ some.float() > 0)
 
     return order
 

@@ -33,7 +33,8 @@ class Preset:
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
         repair: share of steps for the anchors alone, once all facts hold.
-        lookup_depth: of the blocks in which facts are first written where their subject is looked up.
+        lookup_depth: of the blocks in which facts are first written where their subject is looked up;
+            `reading_depth`: of the one in which the words of its name are read for that.
     """
 
     rule: Rule
@@ -55,6 +56,7 @@ class Preset:
     frozen_contexts: bool = False
     repair: float = 0.0
     lookup_depth: tuple[float, float] | None = None
+    reading_depth: float = 0.07
 
 
 _ADAM = Preset(

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from factedit.attention import attention_of, check_usual
-from factedit.cues import Cues, Fired, in_order
+from factedit.cues import Cues, Fired, in_order, of_few
 from factedit.models import LanguageModel
 
 NAME = "factedit_ragged"
@@ -149,10 +149,13 @@ class _Pass:
         nothing = torch.zeros(size, dtype=torch.bool, device=self.device)
         found = torch.stack([before.get(part.row, nothing) for part in self.parts])[self.row]
         if fired is not None:
-            total = fired[0].int().cumsum(0)
-            until = total[self.first] - fired[0, self.first].int()
-            found = found | (total > until[self.row])
+            found = found | of_few(fired[0], self._in_own_row)
         return found[None]
+
+    def _in_own_row(self, fired: Tensor) -> Tensor:
+        total = fired.int().cumsum(0)
+        until = total[self.first] - fired[self.first].int()
+        return total > until[self.row]
 
     def remember(self, cues: Cues) -> None:
         """For what is read next in these rows."""

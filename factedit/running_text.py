@@ -4,13 +4,14 @@ What enters a matrix while the root reads a text is the same for every edit: who
 (workers.background does) saves the most of a small edit's time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import FIELDS, NAMES, Neurons, fire
+from factedit.added_neurons import NAMES, Neurons, at_work
+from factedit.cues import Cues
 from factedit.curvature import inputs_of
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
@@ -47,8 +48,8 @@ class RunningText:
     def entering(self, lm: LanguageModel, names: Sequence[str], overlay: Overlay) -> dict[str, Tensor]:
         """What enters matrices at all tokens of the texts with an overlay applied, float32 [N, d_in] each.
 
-        A text in which none of an overlay's neurons fires is answered as by the root, so that only the others
-        are read anew; all are, if it has more than neurons. To be called while no overlay is applied.
+        A text in which none of an overlay's neurons speaks is answered as by the root, so that only the
+        others are read anew; all are, if it has more than neurons. To be called while no overlay is applied.
         """
         found, again = self._woken(lm, names, overlay)
         if again:
@@ -69,18 +70,27 @@ class RunningText:
             every = range(len(self.texts))
             return {name: [torch.empty(0)] * len(every) for name in names}, list(every)
         neurons = Neurons.of(overlay)
-        at_work = {} if neurons is None else _by_gate(lm, neurons)  # where these are silent, so are all
-        found = self.read(list(dict.fromkeys([*names, *at_work])))
-        woken: set[int] = set()
-        for name, mine in at_work.items():
-            known_by = mine.gate, mine.words, mine.thresholds
-            woken |= {at for at, rows in enumerate(found[name]) if bool(fire(rows, *known_by).any())}
-        return {name: [*found[name]] for name in names}, sorted(woken)
+        blocks = [] if neurons is None else neurons.blocks.unique().tolist()
+        gates = {block: mlp.gate for block in blocks if (mlp := gated_mlp(lm, block)) is not None}
+        found = self.read(list(dict.fromkeys([*names, *gates.values()])))
+        woken: list[int] = []
+        if neurons is not None:
+            neurons = neurons.to(lm.device)
+            for at in range(len(self.texts)):
+                if _speak(neurons, {block: found[name][at] for block, name in gates.items()}):
+                    woken.append(at)
+        return {name: [*found[name]] for name in names}, woken
 
 
-def _by_gate(lm: LanguageModel, neurons: Neurons) -> dict[str, Neurons]:
-    """A block's neurons by the matrix that reads what they read; none that wait for others."""
-    waits = neurons.cues >= 0
-    neurons = Neurons(*(getattr(neurons, field)[~waits] for field in FIELDS)).to(lm.device)
-    blocks = neurons.blocks.unique().tolist()
-    return {mlp.gate: neurons.of_block(b) for b in blocks if (mlp := gated_mlp(lm, b)) is not None}
+def _speak(neurons: Neurons, entering: Mapping[int, Tensor]) -> bool:
+    """Whether any neuron speaks in a text; `entering`: by ascending block, at each of its tokens, [L, d]."""
+    cues = Cues(neurons.blocks)
+    for block, rows in entering.items():
+        mine, places = neurons.of_block(block), (neurons.blocks == block).nonzero().flatten()
+        if (found := at_work(cues, mine, rows[None])) is None:
+            continue
+        some, fires = found
+        if bool((fires[0].any(0) & mine.down[some].any(1)).any()):
+            return True  # what enters the blocks above is another from here on
+        cues.note(places[some], fires)
+    return False

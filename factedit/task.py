@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from factedit.blocks import choose_blocks, lookup_blocks
+from factedit.blocks import choose_blocks, lookup_blocks, reading_block
 from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
@@ -46,6 +46,7 @@ class Plan:
         radius: None without a constraint.
         looking_up: the lower blocks, ascending, with gated MLPs to which neurons may be added, each of which
             fires at an edit's subject (factedit.added_neurons); no constraint bounds them.
+        reading: the block below, if any, whose neurons read the words of subjects' names for them.
     """
 
     preset: Preset
@@ -56,11 +57,17 @@ class Plan:
     norm: Norm
     radius: float | None
     looking_up: list[int] = field(default_factory=list)
+    reading: int | None = None
 
     @property
     def answering(self) -> list[int]:
         """The blocks of `names`."""
-        return [block for block in self.blocks if block not in set(self.looking_up)]
+        return [block for block in self.blocks if block not in {*self.looking_up, self.reading}]
+
+    @property
+    def with_neurons(self) -> list[int]:
+        """The blocks below those, in which neurons know subjects and the words of their names."""
+        return [block for block in self.blocks if block in {*self.looking_up, self.reading}]
 
 
 def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: ConstraintSpec) -> Plan:
@@ -85,15 +92,19 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         raise EditingError(problem)
     norm: Norm = constraint.norm or preset.norm if preset.constrained else "none"
     radius = None if norm == "none" else constraint.radius or preset.radius[norm]
+    reading = reading_block(lm.n_blocks, blocks, preset.reading_depth, lower)
+    if reading is not None and gated_mlp(lm, reading) is None:
+        reading = None
     return Plan(
         preset=preset,
-        blocks=sorted({*lower, *upper}),
+        blocks=sorted({*lower, *upper, *([] if reading is None else [reading])}),
         parameters=parameters,
         names=names,
         anchors=anchors_of(method, norm),
         norm=norm,
         radius=radius,
         looking_up=lower,
+        reading=reading,
     )
 
 

@@ -53,10 +53,16 @@ def edit_by_auto(task: EditTask) -> Edited:
     metrics = {
         **answered.metrics,
         "steps": answered.metrics["steps"] + steps,
-        "neurons": counts[1] - counts[0],
+        "word_neurons": written.readers,
+        "neurons": counts[1] - counts[0] - written.readers,
         "answer_neurons": counts[2] - counts[1],
     }
-    chosen = {**answered.chosen, "blocks": task.plan.blocks, "lookup_blocks": task.plan.looking_up}
+    chosen = {
+        **answered.chosen,
+        "blocks": task.plan.blocks,
+        "lookup_blocks": task.plan.looking_up,
+        "reading_block": task.plan.reading,
+    }
     return replace(answered, metrics=metrics, chosen=chosen)
 
 
@@ -106,7 +112,7 @@ def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before:
 
     # The neurons answer to other words already: only what is asked in the edit's own is finished here.
     preset = replace(task.plan.preset, other_words=False)
-    answering = replace(task.plan, preset=preset, blocks=task.plan.answering, looking_up=[])
+    answering = replace(task.plan, preset=preset, blocks=task.plan.answering, looking_up=[], reading=None)
     anchors = fewer(task.anchors, task.edits, enough(left))
     return fine_tune(replace(task, plan=answering, parent=parent, anchors=anchors, progress=second))
 

@@ -195,7 +195,8 @@ def _recognising(
         good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, by, heard)
         for place in good.nonzero().flatten().tolist():
             neuron = by.neuron([mine[place].edit], block, place)
-            found[mine[place]] = replace(neuron, cue=waits[place])
+            cues = (waits[place],) if waits[place] >= 0 else ()
+            found[mine[place]] = replace(neuron, cues=cues)
     return found
 
 

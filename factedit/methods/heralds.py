@@ -43,12 +43,12 @@ class Heralds:
 def heralds(task: EditTask, overlay: Overlay) -> Heralds:
     """Of all edits in force; of several neurons that fire, the one that fires least at other subjects.
 
-    Those below the blocks where answers are formed: what waits for them comes after them.
+    Those that speak, below the blocks where answers are formed: what waits for them comes after them.
     """
     new = [edit for edit in task.edits if not edit.erase]
     edits = [*new, *(edit for edit in task.ledger if not edit.erase)]
     neurons = Neurons.of(overlay)
-    below = None if neurons is None else (neurons.cues < 0) & (neurons.blocks < min(task.plan.answering))
+    below = None if neurons is None else neurons.down.any(1) & (neurons.blocks < min(task.plan.answering))
     if neurons is None or below is None or not below.any() or not edits or task.lm.task != "causal":
         return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
     plain, share, fires = _fires(task, overlay, neurons, edits, len(new))

@@ -25,7 +25,7 @@ class Neuron:
         gate, words: by which it fires, in the model's dtype, [d] each; thresholds: likewise, [2].
         length: how long what it says must be to move the subject's hidden vector by the vector's own length,
             where the neuron fires as it usually does.
-        cue: the place of the version's neuron that this one waits for; -1: it waits for none.
+        cues: the places of the version's neurons that this one waits for.
     """
 
     edits: list[Edit]
@@ -34,7 +34,7 @@ class Neuron:
     words: Tensor
     thresholds: Tensor
     length: float
-    cue: int = -1
+    cues: tuple[int, ...] = ()
 
 
 def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
@@ -45,10 +45,11 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
 
     def adding(edits: list[int], changes: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
         known_by = [torch.stack([getattr(neurons[e], part) for e in edits]) for part in KNOWN_BY]
-        waits = torch.tensor([neurons[e].cue for e in edits], device=changes.device)
+        waits = _waits([neurons[e] for e in edits], changes.device)
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-            fires = fire(args[0], *known_by) * heard(lm.cues, waits)
+            fires = fire(args[0], *known_by)
+            fires = fires * heard(lm.cues, waits, fires)
             moved: Tensor = output + fires @ changes[edits].to(output.dtype)
             return moved
 
@@ -69,5 +70,11 @@ def saying_so(neurons: Sequence[Neuron], said: Tensor) -> Neurons:
     """The neurons as a version keeps them; what each says, [n, d] float32."""
     blocks = torch.tensor([neuron.block for neuron in neurons], dtype=torch.int64, device=said.device)
     gate, words, thresholds = (torch.stack([getattr(each, part) for each in neurons]) for part in KNOWN_BY)
-    cues = torch.tensor([neuron.cue for neuron in neurons], dtype=torch.int64, device=said.device)
-    return Neurons(blocks, gate, words, thresholds, said.to(gate.dtype), cues)
+    return Neurons(blocks, gate, words, thresholds, said.to(gate.dtype), _waits(neurons, said.device))
+
+
+def _waits(neurons: Sequence[Neuron], device: torch.device) -> Tensor:
+    """The cues of each, padded with -1, int64 [n, m]."""
+    most = max(1, *(len(neuron.cues) for neuron in neurons), 1)
+    rows = [[*neuron.cues, *[-1] * (most - len(neuron.cues))] for neuron in neurons]
+    return torch.tensor(rows, dtype=torch.int64, device=device)

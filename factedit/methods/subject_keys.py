@@ -61,7 +61,7 @@ def namesake_contexts(task: EditTask, mine: Subjects) -> list[Context]:
     found: list[Context] = []
     for place, edits in enumerate(mine):
         subject, rng = edits[0].subject, random.Random(f"{task.seed} {edits[0].subject}")
-        heads = [head for head in _all_heads(task, edits, place) if head.endswith(subject)]
+        heads = [head for head in subject_heads(task, edits, place) if head.endswith(subject)]
         names = dict.fromkeys(made_alike(subject, words, rng) for _ in range(NAMESAKES))
         for number, name in enumerate(names):
             led_in = f"{rng.choice(PREFIXES)} " if number % (2 * LED_IN) else ""
@@ -85,7 +85,7 @@ def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
 
 def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:
     """A subject as far as it is read when it is looked up: bare, and after lead-in sentences."""
-    heads = _all_heads(task, edits, max(owner, 0))
+    heads = subject_heads(task, edits, max(owner, 0))
     start = task.seed + max(owner, 0) * lead_ins
     led = [PREFIXES[(start + i) % len(PREFIXES)] for i in range(lead_ins)]
     bare = (BARE if led else 1.0) / len(heads)
@@ -103,7 +103,8 @@ def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context
     return Context(owner, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, weight, bare=False)
 
 
-def _all_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str]:
+def subject_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str]:
+    """What a subject is asked in up to its end; whole prompts, where it is not in them."""
     prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, place)]
     return _heads(prompts, edits[0].subject)
 

@@ -17,6 +17,7 @@ from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, subject_end
+from factedit.methods.name_words import Readers, readers
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.recognisers import WIDTH, read_at, recognisers
 from factedit.methods.subject_keys import (
@@ -54,10 +55,15 @@ GROUP = 128
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The version's neurons, the parent's among them; the steps of the search."""
+    """The version's neurons, the parent's among them; the steps of the search.
+
+    Attributes:
+        readers: how many of the neurons are new and read words.
+    """
 
     neurons: Neurons | None
     steps: int
+    readers: int = 0
 
 
 def write_at_subjects(task: EditTask) -> Written:
@@ -68,13 +74,23 @@ def write_at_subjects(task: EditTask) -> Written:
     erased are left alone.
     """
     neurons, steps = Neurons.of(task.parent), 0
-    found = _recognising(task)
+    read = readers(task, _by_subject(task)[0])
+    if read.neurons is not None:
+        neurons = joined(neurons, read.neurons)
+    found = [_waiting(neuron, read, neurons) for neuron in _recognising(task)]
     for start in range(0, len(found), GROUP):
         group = found[start : start + GROUP]
         with applied(task.lm, with_neurons(task.parent, neurons)):
             said, more = _speak(task, group, steps, start, len(found))
         neurons, steps = joined(neurons, saying_so(group, said)), steps + more
-    return Written(neurons, steps)
+    return Written(neurons, steps, 0 if read.neurons is None else len(read.neurons.blocks))
+
+
+def _waiting(neuron: Neuron, read: Readers, neurons: Neurons | None) -> Neuron:
+    """It waits for the words of its subject's name; those that read them are the last of the neurons."""
+    first = 0 if neurons is None or read.neurons is None else len(neurons.blocks) - len(read.neurons.blocks)
+    words = read.of.get(neuron.edits[0].subject.casefold(), ())
+    return replace(neuron, cues=tuple(first + place for place in words))
 
 
 def with_neurons(parent: Overlay, neurons: Neurons | None) -> dict[str, Tensor]:

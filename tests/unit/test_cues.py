@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from factedit.added_neurons import Neurons, mlp_of
+from factedit.added_neurons import Neurons, firing, mlp_of
 from factedit.branches import totals
 from factedit.cues import after, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
@@ -199,12 +201,13 @@ def test_a_row_that_is_used_again_has_heard_nothing(edited: LanguageModel) -> No
     [
         ([-1, 5], "not there"),
         ([1, -1], "lower block"),
-        ([[-1], [0]], "neurons.cues is"),
+        ([[-1, 0]], "neurons.cues is"),
+        ([[-1, -1], [0, 1]], "lower block"),
         ([-1.0, 0.0], "neurons.cues is"),
     ],
 )
 def test_cues_that_make_no_sense_are_refused(
-    lm: LanguageModel, neurons: Neurons, cues: list[int], problem: str
+    lm: LanguageModel, neurons: Neurons, cues: list[Any], problem: str
 ) -> None:
     overlay = neurons.tensors() | {"neurons.cues": torch.tensor(cues)}
     with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
@@ -219,13 +222,43 @@ def test_neurons_of_older_versions_wait_for_none(lm: LanguageModel, neurons: Neu
         assert torch.equal(found, logits(lm, (5, 6, 7)))
 
 
-def test_others_may_be_tried_out_beside_them_but_not_wait(lm: LanguageModel, neurons: Neurons) -> None:
+def test_one_waits_for_all_of_its_cues(lm: LanguageModel, neurons: Neurons) -> None:
+    """The second one of block 0 fires everywhere, or nowhere."""
+    gate, words, down = (
+        torch.cat([rows[:1], rows[:1], rows[1:]]) for rows in (neurons.gate, neurons.words, neurons.down)
+    )
+    cues = torch.tensor([[-1, -1], [-1, -1], [0, 1]])
+    for threshold in (-9.0, 9e9):
+        everywhere = torch.tensor([[threshold, -9.0]])
+        thresholds = torch.cat([neurons.thresholds[:1], everywhere, neurons.thresholds[1:]])
+        both = Neurons(torch.tensor([0, 0, 1]), gate, words, thresholds, down, cues)
+        for ids in sequences(lm, 6, seed=7):
+            root = logits(lm, ids)
+            with applied(lm, neurons.tensors()):
+                one = logits(lm, ids)
+            with applied(lm, both.tensors()):
+                assert torch.equal(logits(lm, ids), one if threshold < 0 else root)
+
+
+def test_others_may_be_tried_out_beside_them_and_wait_for_these(lm: LanguageModel, neurons: Neurons) -> None:
     free = {**neurons.tensors(), "neurons.cues": torch.tensor([-1, -1])}
     with applied(lm, neurons.tensors()):
         with applied(lm, free):
-            for ids in ((5, CUE, 6), (7, CUE), (5, CUE, 6)):  # of unlike lengths
-                both = logits(lm, ids)
-        assert not torch.allclose(logits(lm, ids), both, atol=1e-3)
-        with pytest.raises(ValueError, match="must be applied first"), applied(lm, neurons.tensors()):
-            pass
+            for asked in ((5, CUE, 6), (7, CUE), (5, CUE, 6)):  # of unlike lengths
+                both = logits(lm, asked)
+        assert not torch.allclose(logits(lm, asked), both, atol=1e-3)
     assert lm.cues is None
+    speaking = replace(neurons, blocks=torch.tensor([2]), gate=neurons.gate[1:], words=neurons.words[1:])
+    speaking = replace(
+        speaking, thresholds=neurons.thresholds[1:], down=neurons.down[1:], cues=torch.tensor([[0]])
+    )
+    mute = replace(neurons, down=0 * neurons.down)
+    some = 0
+    for ids in sequences(lm, 6, seed=8):
+        root = logits(lm, ids)
+        with applied(lm, mute.tensors()), firing(lm, speaking):
+            found = logits(lm, ids)
+        fired = fired_at(lm, neurons, ids)
+        some += any(fired)
+        assert torch.equal(found, root) == (not any(fired))
+    assert 0 < some < 6

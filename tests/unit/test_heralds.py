@@ -50,10 +50,10 @@ def firing_at(
         rows = torch.zeros(len(words), width)
         for row, each in zip(rows, words, strict=True):
             row[[prompt_ids(lm, word)[-1] for word in each]] = 1
-        nothing = torch.zeros_like(rows)
+        nothing, little = torch.zeros_like(rows), torch.full_like(rows, 1e-3)
         thresholds = torch.tensor([[0.1, -9.0]]).repeat(len(words), 1)
         free = torch.full((len(words),), -1)
-        return Neurons(torch.zeros_like(free), rows, nothing, thresholds, nothing, free).tensors()
+        return Neurons(torch.zeros_like(free), rows, nothing, thresholds, little, free[:, None]).tensors()
 
     return made
 
@@ -87,16 +87,17 @@ def test_of_several_the_one_that_fires_least_at_others(
     assert found.hears(ITALY, 0) and found.hears(ITALY, 2) and not found.hears(ITALY, 1)
 
 
-def test_one_that_waits_itself_announces_nobody(
+def test_one_that_says_nothing_announces_nobody(
     lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
 ) -> None:
     overlay = {**firing_at([["Spain"], ["France"], ["Italy"]])}
-    # The first one fires wherever the second one has.
+    # The first one fires wherever the second one has, which only reads the word.
     overlay["neurons.blocks"], overlay["neurons.cues"] = torch.tensor([1, 0, 0]), torch.tensor([1, -1, -1])
     overlay["neurons.thresholds"] = torch.tensor([[-9.0, -9.0], [0.1, -9.0], [0.1, -9.0]])
+    overlay["neurons.down"] = overlay["neurons.down"] * torch.tensor([[1.0], [0.0], [1.0]])
     found = heralds(task_of(lm, [FRANCE, ITALY], []), overlay)
-    assert found.of == {FRANCE: 1, ITALY: 2}
-    assert found.hears(FRANCE, 0) and not found.hears(ITALY, 0)
+    assert found.of == {FRANCE: 0, ITALY: 2}
+    assert found.hears(FRANCE, 1) and not found.hears(ITALY, 0)
 
 
 def test_one_where_answers_are_formed_comes_too_late(
