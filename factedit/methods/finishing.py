@@ -51,10 +51,10 @@ from factedit.wording import training_prompts
 
 HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
-SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05)
+SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05, at_once=4)
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
-OTHERWISE = 0.375
+OTHERWISE = 0.5
 """A neuron that waits for its subject may fire at this share of what else is said of it: some of it asks for
 nearly the same."""
 GROUP = 256
@@ -212,9 +212,10 @@ def _speak(task: EditTask, words: Round, found: dict[Mistake, Neuron], before: i
     block = min(neuron.block for neuron in neurons)
     examples, owner = [context.example for context in facts], [context.edit for context in facts]
     kind = FrozenContexts if can_freeze(lm, examples, block) else ExampleSet
-    objective = Objective(kind(lm, examples, owner, block), facts, [], None, of_neurons(lm, neurons))
-    length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
     search = replace(SEARCH, steps=min(SEARCH.steps, task.method.max_steps))
+    asked = kind(lm, examples, owner, block)
+    objective = Objective(asked, facts, [], search.at_once, of_neurons(lm, neurons))
+    length = torch.tensor([[neuron.length] for neuron in neurons], device=lm.device)
 
     def told(step: int, losses: list[float]) -> None:
         good = sum(loss <= search.enough for loss in losses)
