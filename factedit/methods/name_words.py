@@ -15,6 +15,7 @@ from torch import Tensor
 
 from factedit.added_neurons import Neurons
 from factedit.cues import AUDIBLE
+from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import Keys, detectors, measured, silent_at
 from factedit.methods.keys import Context
@@ -36,8 +37,8 @@ THRESHOLD, WIDTH = 0.4, 0.1
 """A word's neuron fires where its detector, 1 at the word and 0 elsewhere, exceeds the threshold."""
 MARGIN = 0.1
 """By so much more it is to fire than is heard, where it is waited for."""
-GROUP = 256
-"""Words whose detectors are solved for at once."""
+GROUP = 128
+"""Subjects whose names' words are learnt at once."""
 
 _WORD = re.compile(r"\w+")
 
@@ -55,6 +56,19 @@ class Readers:
     of: Mapping[str, tuple[int, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A subject: its edits, the words of its name, what it is asked in up to its end."""
+
+    edits: Sequence[Edit]
+    words: Sequence[str]
+    heads: Sequence[str]
+
+    @property
+    def subject(self) -> str:
+        return self.edits[0].subject
+
+
 @torch.no_grad()
 def readers(task: EditTask, subjects: Subjects) -> Readers:
     """Of the words of the subjects' names, each once, whatever its letter case.
@@ -62,47 +76,52 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
     A word that is not in all that its subject is asked in, or not surely read there, is not waited for.
     """
     lm, block = task.lm, task.plan.reading
-    mlp = None if block is None else gated_mlp(lm, block)
-    names = [_words(edits[0].subject) for edits in subjects]
-    words = list(dict.fromkeys(word for each in names for word in each))
-    if block is None or mlp is None or not words:
+    if block is None or (mlp := gated_mlp(lm, block)) is None or not subjects:
         return Readers(None, {})
-    places = {word: place for place, word in enumerate(words)}
-    heads = [subject_heads(task, edits, number) for number, edits in enumerate(subjects)]
-    asked = [
-        (number, word, _in(lm, heads[number], word, places[word]))
-        for number, name in enumerate(names)
-        for word in name
-    ]
-    learnt = [
-        context
-        for number, (edits, name) in enumerate(zip(subjects, names, strict=True))
-        for text in _learnt(edits[0].subject, heads[number], task.seed + number * LED_IN)
-        for word in name
-        for context in _in(lm, [text], word, places[word]) or []
-    ]
-    if not learnt:
-        return Readers(None, {})
-    with applied(lm, task.parent):
-        known, own = read_at(lm, block, mlp, [c for *_, each in asked for c in each or []], learnt)
     gates = measured(lm, [block])
-    background = task.background(gates)
-    texts = task.texts.entering(lm, gates, task.parent)[mlp.gate]
+    background, texts = task.background(gates), task.texts.entering(lm, gates, task.parent)[mlp.gate]
     silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, texts)
-    starts = range(0, len(words), GROUP)
-    rows = [_detectors(silent, own.keys(), texts, start, min(GROUP, len(words) - start)) for start in starts]
-    gate = (torch.cat(rows) / WIDTH).to(lm.tensors[mlp.gate].dtype)
-    keys = known.keys()
-    heard = (keys.rows * gate[keys.owner].float()).sum(1) > THRESHOLD / WIDTH + AUDIBLE + MARGIN
-    waits: dict[str, list[int]] = {edits[0].subject.casefold(): [] for edits in subjects}
-    for (number, word, each), surely in zip(
-        asked, heard.split([len(e or []) for *_, e in asked]), strict=True
-    ):
-        if each is not None and bool(surely.all()):
-            waits[subjects[number][0].subject.casefold()].append(places[word])
+    places: dict[str, int] = {}
+    gate = texts[:0].to(lm.tensors[mlp.gate].dtype)
+    waits: dict[str, list[int]] = {}
+    for start in range(0, len(subjects), GROUP):
+        named = [
+            _Named(edits, _words(edits[0].subject), subject_heads(task, edits, start + number))
+            for number, edits in enumerate(subjects[start : start + GROUP])
+        ]
+        new = _new_words(lm, named, places, task.seed + start * LED_IN)
+        asked = [(one, word, _in(lm, one.heads, word, 0)) for one in named for word in one.words]
+        with applied(lm, task.parent):
+            own, known = read_at(lm, block, mlp, new, [c for *_, found in asked for c in found or []])
+        count = len(places) - len(gate)
+        nothing = Keys(texts[:0], torch.empty(0, dtype=torch.long, device=lm.device), texts[:0, 0])
+        solved = detectors(silent, own.keys(), nothing, texts, count) if count else gate[:0]
+        gate = torch.cat([gate, (solved / WIDTH).to(gate.dtype)])
+        at = iter(known.entering)
+        for one, word, found in asked:
+            row = gate[places[word]].float() if word in places else 0 * texts[0]
+            said = [float(next(at) @ row) for _ in found or []]
+            if said and min(said) > THRESHOLD / WIDTH + AUDIBLE + MARGIN:
+                waits.setdefault(one.subject.casefold(), []).append(places[word])
     used = sorted({place for each in waits.values() for place in each})
     of = {subject: tuple(used.index(place) for place in each) for subject, each in waits.items()}
     return Readers(_silent(gate[used], block) if used else None, of)
+
+
+def _new_words(
+    lm: LanguageModel, named: Sequence[_Named], places: dict[str, int], start: int
+) -> list[Context]:
+    """Where to learn words that are not among `places` yet, and now are; `edit` counts the new ones."""
+    found: list[Context] = []
+    before = len(places)
+    for number, one in enumerate(named):
+        for text in _learnt(one.subject, one.heads, start + number * LED_IN):
+            for word in one.words:
+                place = places.get(word, len(places))
+                if place >= before and (more := _in(lm, [text], word, place - before)):
+                    places[word] = place
+                    found += more
+    return found
 
 
 def _words(name: str) -> list[str]:
@@ -132,14 +151,6 @@ def _in(lm: LanguageModel, texts: Sequence[str], word: str, place: int) -> list[
             return None
         found.append(Context(place, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, WEIGHT, bare=False))
     return found
-
-
-def _detectors(silent: Tensor, keys: Keys, texts: Tensor, start: int, count: int) -> Tensor:
-    """Of some words, from place `start` on, [count, d]."""
-    mine = (keys.owner >= start) & (keys.owner < start + count)
-    own = Keys(keys.rows[mine], keys.owner[mine] - start, keys.weight[mine])
-    nothing = Keys(own.rows[:0], own.owner[:0], own.weight[:0])
-    return detectors(silent, own, nothing, texts, count)
 
 
 def _silent(gate: Tensor, block: int) -> Neurons:
