@@ -91,8 +91,11 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
         ]
         new = _new_words(lm, named, places, task.seed + start * LED_IN)
         asked = [(one, word, _in(lm, one.heads, word, 0)) for one in named for word in one.words]
+        seen = [context for *_, found in asked for context in found or []]
+        if not (new or seen):
+            continue
         with applied(lm, task.parent):
-            own, known = read_at(lm, block, mlp, new, [c for *_, found in asked for c in found or []])
+            own, known = read_at(lm, block, mlp, new, seen)
         count = len(places) - len(gate)
         nothing = Keys(texts[:0], torch.empty(0, dtype=torch.long, device=lm.device), texts[:0, 0])
         solved = detectors(silent, own.keys(), nothing, texts, count) if count else gate[:0]
