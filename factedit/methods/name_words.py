@@ -102,8 +102,7 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
         gate = torch.cat([gate, (solved / WIDTH).to(gate.dtype)])
         at = iter(known.entering)
         for one, word, found in asked:
-            row = gate[places[word]].float() if word in places else 0 * texts[0]
-            said = [float(next(at) @ row) for _ in found or []]
+            said = [float(next(at) @ gate[places[word]].float()) for _ in found or []]
             if said and min(said) > THRESHOLD / WIDTH + AUDIBLE + MARGIN:
                 waits.setdefault(one.subject.casefold(), []).append(places[word])
     used = sorted({place for each in waits.values() for place in each})
