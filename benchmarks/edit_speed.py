@@ -160,7 +160,8 @@ def run_method(engine: Engine, rows: Sequence[Row], method: str, asked: Json) ->
     """One of the library's methods."""
     lm, choices = engine.lm, Choices.of(method, asked)
     chosen = plan(lm, choices.method, choices.blocks, choices.constraint)
-    with counted(lm, min(chosen.blocks)) as work:
+    # Neurons that only read change nothing that is computed.
+    with counted(lm, min(set(chosen.blocks) - {chosen.reading})) as work:
 
         def told(_: Json) -> None:
             work.ended = time.perf_counter()

@@ -44,20 +44,6 @@ def plain_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
     return [edit_prompt(edit, relations), *edit.paraphrases]
 
 
-def telling_prompts(edit: Edit, relations: Mapping[str, Relation], place: int) -> list[str]:
-    """In which an edit shows whether it holds: the plain ones, and for a bare question others besides.
-
-    Those of the next place, not all of which it is trained in.
-
-    Raises:
-        NoWords: neither a prompt nor a known relation.
-    """
-    plain = plain_prompts(edit, relations)
-    if len(plain) > 1 or edit.relation in relations or not rephrased(plain[0], edit.subject):
-        return plain
-    return training_prompts(edit, relations, place + 1, other_words=True, led_in=False)
-
-
 def evaluation_prompts(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
     """Words for the edit that were never trained on: the relation's evaluation templates."""
     if edit.relation is None or edit.relation not in relations:

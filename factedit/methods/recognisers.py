@@ -16,7 +16,7 @@ from factedit.methods.keys import Context, lookups, read_both
 from factedit.methods.neurons import Neuron
 from factedit.models import LanguageModel
 
-THRESHOLD, WIDTH = 0.5, 0.1
+THRESHOLD, WIDTH = 0.45, 0.1
 """A subject's neuron fires where its two detectors, 1 at the subject and 0 elsewhere, exceed the threshold,
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import Neurons, firing, joined
+from factedit.added_neurons import Neurons, joined
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import gated_mlp
@@ -28,22 +28,17 @@ from factedit.methods.subject_keys import (
     subject_prompts,
 )
 from factedit.methods.value_objective import Objective
-from factedit.methods.values import Search, Told, saying, seek
+from factedit.methods.values import Search, saying, seek
 from factedit.methods.weights import tell
 from factedit.overlay import Overlay, applied
 from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
-from factedit.training import ExampleSet, holding
-from factedit.wording import telling_prompts
+from factedit.training import ExampleSet
 
 SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
-"""A longer change holds in more words, and makes more of what else is known of the subject forgotten."""
-AGAIN = (
-    replace(SEARCH, steps=20, pace=0.1, longest=1.0, enough=0.2),
-    replace(SEARCH, steps=20, pace=0.1, longest=2.0, enough=0.2),
-)
-"""For edits by prompt alone that do not hold yet, from what their neurons say by then."""
+"""A longer change holds in more words, and makes more of what else is known of the subject forgotten. What
+does not hold with it is left to the answers' neurons."""
 BY_RELATION = 0.5
 """All lengths are so much shorter where the relation is known: such edits are finished in all of its
 templates (factedit.methods.finishing), which leaves their subjects' other facts alone."""
@@ -146,16 +141,15 @@ def _speak(
     examples = _examples(task, neurons, [*facts, *sayings])
     objective = Objective(examples, facts, sayings, SEARCH.at_once, of_neurons(lm, neurons))
     length = torch.tensor([[_reach(task, neuron)] for neuron in neurons], device=lm.device)
-    said, steps = length.new_zeros((len(neurons), neurons[0].gate.shape[0])), 0
-    todo = list(range(len(neurons)))
-    for number, search in enumerate((SEARCH, *AGAIN)):
-        if number > 0 and not (todo := _failing(task, neurons, said)):
-            break
-        search = replace(search, steps=min(search.steps, task.method.max_steps))
-        told = _teller(task, search, before + steps, settled + len(neurons) - len(todo), total)
-        values = seek(objective, said, length, search, told, todo)
-        said, steps = values.changes, steps + values.steps
-    return said, steps
+    start = length.new_zeros((len(neurons), neurons[0].gate.shape[0]))
+    search = replace(SEARCH, steps=min(SEARCH.steps, task.method.max_steps))
+
+    def told(step: int, losses: list[float]) -> None:
+        good = settled + sum(loss <= search.enough for loss in losses)
+        tell(task, before + step, before + search.steps, sum(losses) / len(losses), good, total)
+
+    values = seek(objective, start, length, search, told)
+    return values.changes, values.steps
 
 
 def _by_relation(task: EditTask, edit: Edit) -> bool:
@@ -168,17 +162,6 @@ def _reach(task: EditTask, neuron: Neuron) -> float:
 
 def _all_by_relation(task: EditTask, edits: Sequence[Edit]) -> bool:
     return all(_by_relation(task, edit) for edit in edits)
-
-
-def _teller(task: EditTask, search: Search, before: int, settled: int, total: int) -> Told:
-    """Reports on a search that begins after some steps, with so many neurons `settled`."""
-
-    def told(step: int, losses: list[float]) -> None:
-        good = settled + sum(loss <= search.enough for loss in losses)
-        most = (1 + len(AGAIN)) * search.steps
-        tell(task, before + step, most, sum(losses) / len(losses), good, total)
-
-    return told
 
 
 def _examples(task: EditTask, neurons: Sequence[Neuron], contexts: Sequence[Context]) -> ExampleSet:
@@ -204,20 +187,3 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
         texts = besides(edits, task.relations, task.seed)
         sayings += [saying(task.lm, text, edits[0].subject, place) for text in texts]
     return facts, sayings
-
-
-def _failing(task: EditTask, neurons: Sequence[Neuron], said: Tensor) -> list[int]:
-    """The places of the neurons of which some edit by prompt alone does not hold yet, in the user's words."""
-    asked = [
-        (place, prompt, edit.new_object)
-        for place, neuron in enumerate(neurons)
-        for edit in neuron.edits
-        if not _by_relation(task, edit)
-        for prompt in telling_prompts(edit, task.relations, place)
-    ]
-    if not asked:
-        return []
-    examples = [answer_example(task.lm, prompt, new_object) for _, prompt, new_object in asked]
-    with firing(task.lm, saying_so(neurons, said)):
-        held = holding(task.lm, examples)
-    return sorted({place for (place, *_), holds in zip(asked, held, strict=True) if not holds})

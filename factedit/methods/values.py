@@ -90,19 +90,17 @@ def seek(
     length: Tensor,
     search: Search,
     told: Told,
-    edits: Sequence[int] | None = None,
     whose: Sequence[int] | None = None,
 ) -> Values:
     """The changes, at most `search.longest` times `length`, [n, 1], that make the answers.
 
     Args:
         start: the changes to begin with, [n, d] float32.
-        edits: whose changes are sought, all of them if not given; the others stay as they are.
         whose: by change, the edit that it is one of; if not given, each edit has one, in order.
     """
     shares = (start / length).requires_grad_(True)
     adam = torch.optim.Adam([shares], lr=search.pace / shares.shape[1] ** 0.5)
-    open_edits = list(range(len(objective.rounds)) if edits is None else edits)
+    open_edits = list(range(len(objective.rounds)))
     of_edit = torch.tensor(range(len(start)) if whose is None else whose, device=start.device)
     losses = dict.fromkeys(open_edits, float("inf"))
     holds_for = dict.fromkeys(open_edits, 0)  # steps in a row that an edit's loss has been small

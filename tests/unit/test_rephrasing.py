@@ -9,7 +9,7 @@ from benchmarks.exam import in_unseen_words
 from factedit.facts import Edit
 from factedit.prefixes import PREFIXES
 from factedit.rephrasing import LED_IN, rephrased
-from factedit.wording import telling_prompts, training_prompts
+from factedit.wording import training_prompts
 
 
 @pytest.mark.parametrize(
@@ -62,17 +62,14 @@ def test_a_bare_question_is_trained_in_other_questions() -> None:
     words = training_prompts(edit, {}, 0, other_words=True)
     others = [text for text in words if text != edit.prompt and not text.startswith(tuple(PREFIXES))]
     assert others == rephrased(edit.prompt or "", "Ayton")
-    told = telling_prompts(edit, {}, 0)
-    assert told[0] == edit.prompt and set(told) == {edit.prompt, *others}
 
 
-def test_only_a_bare_question_is_asked_in_other_words() -> None:
-    statement = Edit(id="1", subject="Ayton", prompt="The mother tongue of Ayton is", new_object="Welsh")
-    assert telling_prompts(statement, {}, 0) == [statement.prompt]
-    question = replace(
-        statement, prompt="Which way does Ayton lean?", paraphrases=("Where does Ayton lean?",)
-    )
-    assert telling_prompts(question, {}, 0) == [question.prompt, "Where does Ayton lean?"]
+def test_a_question_with_paraphrases_of_the_users_is_not_rephrased() -> None:
+    question = Edit(id="1", subject="Ayton", prompt="Which way does Ayton lean?", new_object="west")
+    assert rephrased(question.prompt or "", "Ayton")
+    given = replace(question, paraphrases=("Where does Ayton lean?",))
+    words = training_prompts(given, {}, 0, other_words=True, led_in=False)
+    assert words == [question.prompt, "Where does Ayton lean?"]
 
 
 def test_words_that_the_library_makes_by_itself_are_no_exam() -> None:
