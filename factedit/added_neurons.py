@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from factedit.cues import Cues
+from factedit.cues import Cues, Fired
 from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel
 
@@ -90,15 +90,20 @@ def fire(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) -> T
 def firing(lm: LanguageModel, neurons: Neurons | None) -> Iterator[None]:
     """The model answers with these neurons while the context lasts.
 
-    Where other neurons fire already, these may wait for those, by their places; none may wait for these.
+    Raises:
+        ValueError: other neurons fire already, and some of these wait for cues, which only the first may.
     """
     with ExitStack() as stack:
         if neurons is not None:
-            neurons, noted = neurons.to(lm.device), lm.cues is None
-            if noted:
-                stack.enter_context(_followed(lm, Cues(neurons.blocks)))
+            neurons = neurons.to(lm.device)
+            if lm.cues is not None and bool((neurons.cues >= 0).any()):
+                raise ValueError("neurons that wait for cues must be applied first")
+            cues = None
+            if lm.cues is None:
+                cues = Cues(neurons.blocks)
+                stack.enter_context(_followed(lm, cues))
             for block in neurons.blocks.unique().tolist():
-                hook = _adding(lm, neurons, block, noted)
+                hook = _adding(neurons, block, cues)
                 stack.callback(mlp_of(lm, block).register_forward_hook(hook).remove)
         yield
 
@@ -127,10 +132,11 @@ def mlp_of(lm: LanguageModel, block: int) -> nn.Module:
     return lm.model.get_submodule(found.module)
 
 
-def heard(cues: Cues | None, waits: Tensor, fires: Tensor) -> Tensor:
+def heard(so_far: Fired, waits: Tensor, fires: Tensor) -> Tensor:
     """Which of what neurons fire counts: where all that each waits for has fired, bool [..., k].
 
     Args:
+        so_far: what has fired at each token or before it (`Cues.so_far`).
         waits: the places of what each waits for, -1 for nothing, [k, m].
         fires: how much each fires at each token, [B, L, k].
     """
@@ -138,7 +144,6 @@ def heard(cues: Cues | None, waits: Tensor, fires: Tensor) -> Tensor:
     waiting = (waits >= 0).any(1)
     if not bool(waiting.any()):
         return counts
-    so_far = None if cues is None else cues.so_far()
     if so_far is None:
         return counts & ~waiting
     so_far = so_far.expand(*fires.shape[:-1], -1)
@@ -150,9 +155,8 @@ def heard(cues: Cues | None, waits: Tensor, fires: Tensor) -> Tensor:
     return counts
 
 
-def _may_speak(cues: Cues | None, waits: Tensor) -> Tensor:
+def _may_speak(so_far: Fired, waits: Tensor) -> Tensor:
     """Which neurons, [k], have all been given their cues somewhere in the pass, or wait for none."""
-    so_far = None if cues is None or bool((waits < 0).all()) else cues.so_far()
     if so_far is None:
         return (waits < 0).all(1)
     return (so_far.flatten(0, -2).any(0)[waits] | (waits < 0)).all(1)
@@ -164,24 +168,27 @@ def at_work(cues: Cues | None, neurons: Neurons, entering: Tensor) -> tuple[Tens
     None where none may. `entering`: what enters their MLP, [B, L, d].
     """
     # Most wait for what is nowhere to be read: they cost nothing.
-    some = _may_speak(cues, neurons.cues).nonzero().flatten()
+    so_far = None if cues is None or bool((neurons.cues < 0).all()) else cues.so_far()
+    some = _may_speak(so_far, neurons.cues).nonzero().flatten()
     if not len(some):
         return None
-    fires = fire(entering, neurons.gate[some], neurons.words[some], neurons.thresholds[some])
-    return some, fires * heard(cues, neurons.cues[some], fires)
+    if len(some) < len(neurons.blocks):
+        neurons = Neurons(*(getattr(neurons, field)[some] for field in FIELDS))
+    fires = fire(entering, neurons.gate, neurons.words, neurons.thresholds)
+    return some, fires * heard(so_far, neurons.cues, fires)
 
 
 def _adding(
-    lm: LanguageModel, every: Neurons, block: int, noted: bool
+    every: Neurons, block: int, cues: Cues | None
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Any]:
     neurons, places = every.of_block(block), (every.blocks == block).nonzero().flatten()
 
     def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if (found := at_work(lm.cues, neurons, args[0])) is None:
+        if (found := at_work(cues, neurons, args[0])) is None:
             return None
         some, fires = found
-        if noted and lm.cues is not None:
-            lm.cues.note(places[some], fires)
+        if cues is not None:
+            cues.note(places[some], fires)
         # Zeros would change nothing: this saves their product.
         return output + fires @ neurons.down[some] if bool(fires.any()) else None
 

@@ -4,7 +4,7 @@ What enters a matrix while the root reads a text is the same for every edit: who
 (workers.background does) saves the most of a small edit's time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,17 +76,21 @@ class RunningText:
         woken: list[int] = []
         if neurons is not None:
             neurons = neurons.to(lm.device)
+            by_block = [(neurons.of_block(b), (neurons.blocks == b).nonzero().flatten()) for b in gates]
             for at in range(len(self.texts)):
-                if _speak(neurons, {block: found[name][at] for block, name in gates.items()}):
+                if _speak(Cues(neurons.blocks), by_block, [found[name][at] for name in gates.values()]):
                     woken.append(at)
         return {name: [*found[name]] for name in names}, woken
 
 
-def _speak(neurons: Neurons, entering: Mapping[int, Tensor]) -> bool:
-    """Whether any neuron speaks in a text; `entering`: by ascending block, at each of its tokens, [L, d]."""
-    cues = Cues(neurons.blocks)
-    for block, rows in entering.items():
-        mine, places = neurons.of_block(block), (neurons.blocks == block).nonzero().flatten()
+def _speak(cues: Cues, by_block: Sequence[tuple[Neurons, Tensor]], entering: Sequence[Tensor]) -> bool:
+    """Whether any neuron speaks in a text.
+
+    Args:
+        by_block: neurons and their places among all, blocks ascending; `entering`: what enters their MLP at
+            each token of the text, [L, d] each.
+    """
+    for (mine, places), rows in zip(by_block, entering, strict=True):
         if (found := at_work(cues, mine, rows[None])) is None:
             continue
         some, fires = found

@@ -65,7 +65,7 @@ class Plan:
         return [block for block in self.blocks if block not in {*self.looking_up, self.reading}]
 
     @property
-    def with_neurons(self) -> list[int]:
+    def subject_blocks(self) -> list[int]:
         """The blocks below those, in which neurons know subjects and the words of their names."""
         return [block for block in self.blocks if block in {*self.looking_up, self.reading}]
 

@@ -85,7 +85,7 @@ def _measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, 
     """So that the first edit need not wait for it. A model that it does not suit has other methods."""
     with suppress(NoCurvature, EditingError):
         chosen = plan(lm, MethodSpec(), "auto", ConstraintSpec())
-        names = [*measured(lm, chosen.with_neurons), *chosen.names]
+        names = [*measured(lm, chosen.subject_blocks), *chosen.names]
         Background().of(
             store, digest, lm, names, lambda done, total: told("reading unmodified facts", done, total)
         )

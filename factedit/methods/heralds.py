@@ -48,7 +48,7 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
     new = [edit for edit in task.edits if not edit.erase]
     edits = [*new, *(edit for edit in task.ledger if not edit.erase)]
     neurons = Neurons.of(overlay)
-    below = None if neurons is None else neurons.down.any(1) & (neurons.blocks < min(task.plan.answering))
+    below = None if neurons is None else _subjects(neurons) & (neurons.blocks < min(task.plan.answering))
     if neurons is None or below is None or not below.any() or not edits or task.lm.task != "causal":
         return Heralds(dict.fromkeys(edits, -1), dict.fromkeys(edits, frozenset()))
     plain, share, fires = _fires(task, overlay, neurons, edits, len(new))
@@ -58,6 +58,12 @@ def heralds(task: EditTask, overlay: Overlay) -> Heralds:
     found = torch.where(knows.any(1), best, -1).tolist()
     heard = [frozenset(each.nonzero().flatten().tolist()) for each in fires]
     return Heralds(dict(zip(edits, found, strict=True)), dict(zip(edits, heard, strict=True)))
+
+
+def _subjects(neurons: Neurons) -> Tensor:
+    """Which may be a subject's, bool [k]: they speak, and wait for none that does, as an answer's would."""
+    speaks = neurons.down.any(1)
+    return speaks & ~((neurons.cues >= 0) & speaks[neurons.cues]).any(1)
 
 
 def _fires(

@@ -3,10 +3,10 @@
 By what enters a middle block a name is easily taken for another that ends or sounds like it. Its words are
 told apart in a low block, where little else has been mixed into a token yet. A neuron there that says nothing
 fires at each word of the name, at its last token, in any letter case; the subject's own waits until all have
-fired (factedit.cues). A text that lacks one of them is answered as if there were no edit of that subject.
+fired that surely do (factedit.cues). In a text that lacks one of these words it is silent.
 """
 
-import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons
-from factedit.cues import AUDIBLE
 from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import Keys, detectors, measured, silent_at
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import read_at
-from factedit.methods.subject_keys import Subjects, subject_heads
+from factedit.methods.subject_keys import Subjects, head_of, subject_prompts
 from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prefixes import PREFIXES
@@ -35,12 +34,10 @@ WEIGHT = 0.1
 """Of each of them in the regression."""
 THRESHOLD, WIDTH = 0.4, 0.1
 """A word's neuron fires where its detector, 1 at the word and 0 elsewhere, exceeds the threshold."""
-MARGIN = 0.1
-"""By so much more it is to fire than is heard, where it is waited for."""
+SURELY = 0.5
+"""What the detector of a word says at least, wherever it is asked in, if it is waited for."""
 GROUP = 128
 """Subjects whose names' words are learnt at once."""
-
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +55,11 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A subject: its edits, the words of its name, what it is asked in up to its end."""
+    """A subject, the words of its name, and what it is asked in, by what of it stands up to its end."""
 
-    edits: Sequence[Edit]
+    subject: str
     words: Sequence[str]
-    heads: Sequence[str]
-
-    @property
-    def subject(self) -> str:
-        return self.edits[0].subject
+    asked: Mapping[str, str]
 
 
 @torch.no_grad()
@@ -86,12 +79,12 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
     waits: dict[str, list[int]] = {}
     for start in range(0, len(subjects), GROUP):
         named = [
-            _Named(edits, _words(edits[0].subject), subject_heads(task, edits, start + number))
+            _named(task, edits, start + number)
             for number, edits in enumerate(subjects[start : start + GROUP])
         ]
         new = _new_words(lm, named, places, task.seed + start * LED_IN)
-        asked = [(one, word, _in(lm, one.heads, word, 0)) for one in named for word in one.words]
-        seen = [context for *_, found in asked for context in found or []]
+        asked = [(one, word, _in_all(lm, one.asked, word)) for one in named for word in one.words]
+        seen = [context for *_, found in asked for context in found]
         if not (new or seen):
             continue
         with applied(lm, task.parent):
@@ -100,14 +93,21 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
         nothing = Keys(texts[:0], torch.empty(0, dtype=torch.long, device=lm.device), texts[:0, 0])
         solved = detectors(silent, own.keys(), nothing, texts, count) if count else gate[:0]
         gate = torch.cat([gate, (solved / WIDTH).to(gate.dtype)])
-        at = iter(known.entering)
+        whose = [places[word] for _, word, found in asked for _ in found]
+        rows = gate[torch.tensor(whose, dtype=torch.long, device=lm.device)].float()
+        said = iter(((known.entering * rows).sum(1) * WIDTH).tolist())
         for one, word, found in asked:
-            said = [float(next(at) @ gate[places[word]].float()) for _ in found or []]
-            if said and min(said) > THRESHOLD / WIDTH + AUDIBLE + MARGIN:
+            if found and min([next(said) for _ in found]) >= SURELY:
                 waits.setdefault(one.subject.casefold(), []).append(places[word])
     used = sorted({place for each in waits.values() for place in each})
     of = {subject: tuple(used.index(place) for place in each) for subject, each in waits.items()}
     return Readers(_silent(gate[used], block) if used else None, of)
+
+
+def _named(task: EditTask, edits: Sequence[Edit], place: int) -> _Named:
+    subject = edits[0].subject
+    prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, place)]
+    return _Named(subject, _words(subject), {head_of(prompt, subject): prompt for prompt in prompts})
 
 
 def _new_words(
@@ -117,20 +117,33 @@ def _new_words(
     found: list[Context] = []
     before = len(places)
     for number, one in enumerate(named):
-        for text in _learnt(one.subject, one.heads, start + number * LED_IN):
+        for text in _learnt(one.subject, [*one.asked], start + number * LED_IN):
             for word in one.words:
                 place = places.get(word, len(places))
-                if place >= before and (more := _in(lm, [text], word, place - before)):
-                    places[word] = place
-                    found += more
+                if place < before or (ids := _up_to(lm, text, word)) is None:
+                    continue
+                places[word] = place
+                found.append(_context(ids, place - before))
     return found
 
 
 def _words(name: str) -> list[str]:
     """Casefolded, each once."""
-    words = list(dict.fromkeys(found.group().casefold() for found in _WORD.finditer(name)))
+    words = list(dict.fromkeys(word for word, _ in _spelt(name)))
     longest = sorted(words, key=len, reverse=True)[:MOST]
     return [word for word in words if word in longest]
+
+
+def _spelt(text: str) -> list[tuple[str, int]]:
+    """Its words, casefolded, and where each ends. Marks belong to the letters before them."""
+    found: list[tuple[str, int]] = []
+    start = 0
+    for at, char in enumerate(f"{text} "):
+        if not (char.isalnum() or unicodedata.category(char).startswith("M")):
+            if at > start:
+                found.append((text[start:at].casefold(), at))
+            start = at + 1
+    return found
 
 
 def _learnt(name: str, heads: Sequence[str], start: int) -> list[str]:
@@ -140,19 +153,29 @@ def _learnt(name: str, heads: Sequence[str], start: int) -> list[str]:
     for text in [*heads[:HEADS], *led, name]:
         at = max(0, text.lower().rfind(name.lower()))
         found += [text, text[:at] + text[at:].lower(), text[:at] + text[at:].upper()]
-    return found
+    return list(dict.fromkeys(found))
 
 
-def _in(lm: LanguageModel, texts: Sequence[str], word: str, place: int) -> list[Context] | None:
-    """Texts up to the word's end, the last one in each; None if one lacks it or the model has no such."""
+def _in_all(lm: LanguageModel, asked: Mapping[str, str], word: str) -> list[Context]:
+    """All that is asked, up to the word's end; none if one lacks it, or reads it with what follows it."""
     found: list[Context] = []
-    for text in texts:
-        ends = [match.end() for match in _WORD.finditer(text) if match.group().casefold() == word]
-        ids = tuple(prompt_ids(lm, text[: ends[-1]])) if ends else ()
-        if not ids or ids[-1] == lm.tokenizer.unk_token_id:
-            return None
-        found.append(Context(place, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, WEIGHT, bare=False))
+    for head, prompt in asked.items():
+        ids = _up_to(lm, head, word)
+        if ids is None or tuple(prompt_ids(lm, prompt)[: len(ids)]) != ids:
+            return []
+        found.append(_context(ids, 0))
     return found
+
+
+def _up_to(lm: LanguageModel, text: str, word: str) -> tuple[int, ...] | None:
+    """The text up to the word's end, the last one in it; None if it lacks it or the model has no such."""
+    ends = [end for each, end in _spelt(text) if each == word]
+    ids = tuple(prompt_ids(lm, text[: ends[-1]])) if ends else ()
+    return None if not ids or ids[-1] == lm.tokenizer.unk_token_id else ids
+
+
+def _context(ids: tuple[int, ...], place: int) -> Context:
+    return Context(place, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, WEIGHT, bare=False)
 
 
 def _silent(gate: Tensor, block: int) -> Neurons:

@@ -49,7 +49,7 @@ def of_neurons(lm: LanguageModel, neurons: Sequence[Neuron]) -> Changed:
 
         def add(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             fires = fire(args[0], *known_by)
-            fires = fires * heard(lm.cues, waits, fires)
+            fires = fires * heard(None if lm.cues is None else lm.cues.so_far(), waits, fires)
             moved: Tensor = output + fires @ changes[edits].to(output.dtype)
             return moved
 
@@ -75,6 +75,6 @@ def saying_so(neurons: Sequence[Neuron], said: Tensor) -> Neurons:
 
 def _waits(neurons: Sequence[Neuron], device: torch.device) -> Tensor:
     """The cues of each, padded with -1, int64 [n, m]."""
-    most = max(1, *(len(neuron.cues) for neuron in neurons), 1)
+    most = max(1, *(len(neuron.cues) for neuron in neurons))
     rows = [[*neuron.cues, *[-1] * (most - len(neuron.cues))] for neuron in neurons]
     return torch.tensor(rows, dtype=torch.int64, device=device)

@@ -104,15 +104,12 @@ def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context
 
 
 def subject_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str]:
-    """What a subject is asked in up to its end; whole prompts, where it is not in them."""
+    """What a subject is asked in up to its end, each once."""
     prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, place)]
-    return _heads(prompts, edits[0].subject)
+    return list(dict.fromkeys(head_of(prompt, edits[0].subject) for prompt in prompts))
 
 
-def _heads(prompts: Sequence[str], subject: str) -> list[str]:
-    """What stands up to the subject's end, each once; whole prompts, where the subject is not in them."""
-    heads: list[str] = []
-    for prompt in prompts:
-        at = prompt.lower().rfind(subject.lower())
-        heads.append(prompt if at < 0 else prompt[: at + len(subject)])
-    return list(dict.fromkeys(heads))
+def head_of(prompt: str, subject: str) -> str:
+    """What stands up to the subject's end; the whole prompt, where the subject is not in it."""
+    at = prompt.lower().rfind(subject.lower())
+    return prompt if at < 0 else prompt[: at + len(subject)]

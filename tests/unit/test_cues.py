@@ -2,14 +2,13 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from factedit.added_neurons import Neurons, firing, mlp_of
+from factedit.added_neurons import Neurons, joined, mlp_of
 from factedit.branches import totals
 from factedit.cues import after, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
@@ -240,25 +239,27 @@ def test_one_waits_for_all_of_its_cues(lm: LanguageModel, neurons: Neurons) -> N
                 assert torch.equal(logits(lm, ids), one if threshold < 0 else root)
 
 
-def test_others_may_be_tried_out_beside_them_and_wait_for_these(lm: LanguageModel, neurons: Neurons) -> None:
+def test_those_of_an_older_version_are_joined_with_ones_of_more_cues(
+    lm: LanguageModel, neurons: Neurons
+) -> None:
+    older = Neurons.of(neurons.tensors() | {"neurons.cues": torch.tensor([-1, 0])})
+    more = {**_fields(neurons), "cues": torch.tensor([[-1, -1, -1], [0, 2, -1]])}
+    both = joined(older, Neurons(**more))
+    assert both.cues.tolist() == [[-1, -1, -1], [0, -1, -1], [-1, -1, -1], [0, 2, -1]]
+    for ids in sequences(lm, 4, seed=11):
+        with applied(lm, neurons.tensors()):
+            one = logits(lm, ids)
+        with applied(lm, joined(older, Neurons(**{**more, "down": 0 * neurons.down})).tensors()):
+            torch.testing.assert_close(logits(lm, ids), one)
+
+
+def test_others_may_be_tried_out_beside_them_but_not_wait(lm: LanguageModel, neurons: Neurons) -> None:
     free = {**neurons.tensors(), "neurons.cues": torch.tensor([-1, -1])}
     with applied(lm, neurons.tensors()):
         with applied(lm, free):
             for asked in ((5, CUE, 6), (7, CUE), (5, CUE, 6)):  # of unlike lengths
                 both = logits(lm, asked)
         assert not torch.allclose(logits(lm, asked), both, atol=1e-3)
+        with pytest.raises(ValueError, match="must be applied first"), applied(lm, neurons.tensors()):
+            pass
     assert lm.cues is None
-    speaking = replace(neurons, blocks=torch.tensor([2]), gate=neurons.gate[1:], words=neurons.words[1:])
-    speaking = replace(
-        speaking, thresholds=neurons.thresholds[1:], down=neurons.down[1:], cues=torch.tensor([[0]])
-    )
-    mute = replace(neurons, down=0 * neurons.down)
-    some = 0
-    for ids in sequences(lm, 6, seed=8):
-        root = logits(lm, ids)
-        with applied(lm, mute.tensors()), firing(lm, speaking):
-            found = logits(lm, ids)
-        fired = fired_at(lm, neurons, ids)
-        some += any(fired)
-        assert torch.equal(found, root) == (not any(fired))
-    assert 0 < some < 6

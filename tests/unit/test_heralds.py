@@ -100,6 +100,18 @@ def test_one_that_says_nothing_announces_nobody(
     assert found.hears(FRANCE, 1) and not found.hears(ITALY, 0)
 
 
+def test_one_that_waits_for_another_that_speaks_announces_nobody(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    """As the answers' of a version whose answers were formed in lower blocks."""
+    overlay = {**firing_at([["France"], ["France"], ["Italy"]])}
+    overlay["neurons.blocks"], overlay["neurons.cues"] = torch.tensor([0, 1, 0]), torch.tensor([-1, 0, -1])
+    overlay["neurons.thresholds"] = torch.tensor([[0.1, -9.0], [-9.0, -9.0], [0.1, -9.0]])
+    overlay["neurons.gate"][0, prompt_ids(lm, "Italy")[-1]] = 0.3  # it fires less surely than the second
+    found = heralds(task_of(lm, [FRANCE, ITALY], []), overlay)
+    assert found.of == {FRANCE: 0, ITALY: 2}
+
+
 def test_one_where_answers_are_formed_comes_too_late(
     lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
 ) -> None:

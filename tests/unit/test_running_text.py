@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from factedit.added_neurons import Neurons
+from factedit.added_neurons import Neurons, joined
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import inputs_of
 from factedit.facts import Edit
@@ -96,6 +96,30 @@ def test_only_texts_that_wake_a_neuron_are_read_anew(
     found = RunningText.of(llama, TEXTS).entering(llama, names, overlay)
     torch.testing.assert_close(found[names[0]], expected, rtol=1e-4, atol=1e-5)
     assert counted.read == [len(TEXTS), 1]
+
+
+def test_one_that_only_reads_wakes_no_text_but_for_whom_it_is_a_cue(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names, found = [gate_of(llama, 2)], Neurons.of(neuron_at_the_end_of(llama, TEXTS[2]))
+    assert found is not None
+    mute = Neurons.of({**found.tensors(), "neurons.down": 0 * found.down})
+    everywhere = {**found.tensors(), "neurons.thresholds": torch.full_like(found.thresholds, -9.0)}
+    waiting = {**everywhere, "neurons.blocks": torch.tensor([1]), "neurons.cues": torch.tensor([[0]])}
+    speaking = Neurons.of(waiting)
+    assert mute is not None and speaking is not None
+    counted = Counted(monkeypatch, "factedit.running_text")
+    text = RunningText.of(llama, TEXTS)
+    plain = text.entering(llama, names, {})[names[0]]
+    assert torch.equal(text.entering(llama, names, mute.tensors())[names[0]], plain)
+    assert counted.read == [len(TEXTS)] * 2
+    overlay = joined(mute, speaking).tensors()
+    with applied(llama, overlay):
+        expected = torch.cat(inputs_of(llama, names, TEXTS)[names[0]])
+    assert not torch.equal(expected, plain)
+    both = text.entering(llama, names, overlay)[names[0]]
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+    assert counted.read == [*[len(TEXTS)] * 3, 1]
 
 
 def test_changed_weights_have_every_text_read_anew(
