@@ -224,6 +224,6 @@ def _misfit_cues(neurons: Neurons) -> str | None:
         return f"neurons.cues is {tuple(cues.shape)} {cues.dtype}, where it must be ({count}, m) torch.int64"
     waits = cues >= 0
     own = neurons.blocks[:, None].expand_as(cues)
-    if bool((cues >= count).any()) or bool((neurons.blocks[cues[waits]] >= own[waits]).any()):
+    if bool(((cues >= count) | (cues < -1)).any()) or bool((neurons.blocks[cues[waits]] >= own[waits]).any()):
         return "its neurons wait for some that are not there, or not in a lower block"
     return None

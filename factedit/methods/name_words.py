@@ -55,11 +55,15 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """A subject, the words of its name, and what it is asked in, by what of it stands up to its end."""
+    """A subject, the words of its name, and what it is asked in, each with what stands up to its end."""
 
     subject: str
     words: Sequence[str]
-    asked: Mapping[str, str]
+    asked: Sequence[tuple[str, str]]
+
+
+_Asked = list[tuple[_Named, str, list[Context]]]
+"""A subject, a word of its name, and where that word is to be read in all that the subject is asked in."""
 
 
 @torch.no_grad()
@@ -83,7 +87,7 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
             for number, edits in enumerate(subjects[start : start + GROUP])
         ]
         new = _new_words(lm, named, places, task.seed + start * LED_IN)
-        asked = [(one, word, _in_all(lm, one.asked, word)) for one in named for word in one.words]
+        asked: _Asked = [(one, word, _in_all(lm, one.asked, word)) for one in named for word in one.words]
         seen = [context for *_, found in asked for context in found]
         if not (new or seen):
             continue
@@ -93,21 +97,35 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
         nothing = Keys(texts[:0], torch.empty(0, dtype=torch.long, device=lm.device), texts[:0, 0])
         solved = detectors(silent, own.keys(), nothing, texts, count) if count else gate[:0]
         gate = torch.cat([gate, (solved / WIDTH).to(gate.dtype)])
-        whose = [places[word] for _, word, found in asked for _ in found]
-        rows = gate[torch.tensor(whose, dtype=torch.long, device=lm.device)].float()
-        said = iter(((known.entering * rows).sum(1) * WIDTH).tolist())
-        for one, word, found in asked:
-            if found and min([next(said) for _ in found]) >= SURELY:
-                waits.setdefault(one.subject.casefold(), []).append(places[word])
+        for subject, place in _surely_read(asked, known.entering, gate, places):
+            waits.setdefault(subject.casefold(), []).append(place)
     used = sorted({place for each in waits.values() for place in each})
-    of = {subject: tuple(used.index(place) for place in each) for subject, each in waits.items()}
+    number = {place: at for at, place in enumerate(used)}
+    of = {subject: tuple(number[place] for place in each) for subject, each in waits.items()}
     return Readers(_silent(gate[used], block) if used else None, of)
+
+
+def _surely_read(
+    asked: _Asked, entering: Tensor, gate: Tensor, places: Mapping[str, int]
+) -> list[tuple[str, int]]:
+    """(a subject, the place of a word of its name) wherever that is read in all that it is asked in.
+
+    `entering`: what enters the MLP at the contexts of `asked`, one after another.
+    """
+    whose = [places[word] for _, word, found in asked for _ in found]
+    rows = gate[torch.tensor(whose, dtype=torch.long, device=gate.device)].float()
+    said = ((entering * rows).sum(1) * WIDTH).split([len(found) for *_, found in asked])
+    return [
+        (one.subject, places[word])
+        for (one, word, found), each in zip(asked, said, strict=True)
+        if found and float(each.min()) >= SURELY
+    ]
 
 
 def _named(task: EditTask, edits: Sequence[Edit], place: int) -> _Named:
     subject = edits[0].subject
-    prompts = [prompt for edit in edits for prompt in subject_prompts(task, edit, place)]
-    return _Named(subject, _words(subject), {head_of(prompt, subject): prompt for prompt in prompts})
+    prompts = dict.fromkeys(prompt for edit in edits for prompt in subject_prompts(task, edit, place))
+    return _Named(subject, _words(subject), [(prompt, head_of(prompt, subject)) for prompt in prompts])
 
 
 def _new_words(
@@ -117,7 +135,8 @@ def _new_words(
     found: list[Context] = []
     before = len(places)
     for number, one in enumerate(named):
-        for text in _learnt(one.subject, [*one.asked], start + number * LED_IN):
+        heads = list(dict.fromkeys(head for _, head in one.asked))
+        for text in _learnt(one.subject, heads, start + number * LED_IN):
             for word in one.words:
                 place = places.get(word, len(places))
                 if place < before or (ids := _up_to(lm, text, word)) is None:
@@ -156,10 +175,10 @@ def _learnt(name: str, heads: Sequence[str], start: int) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _in_all(lm: LanguageModel, asked: Mapping[str, str], word: str) -> list[Context]:
+def _in_all(lm: LanguageModel, asked: Sequence[tuple[str, str]], word: str) -> list[Context]:
     """All that is asked, up to the word's end; none if one lacks it, or reads it with what follows it."""
     found: list[Context] = []
-    for head, prompt in asked.items():
+    for prompt, head in asked:
         ids = _up_to(lm, head, word)
         if ids is None or tuple(prompt_ids(lm, prompt)[: len(ids)]) != ids:
             return []

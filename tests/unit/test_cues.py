@@ -199,6 +199,7 @@ def test_a_row_that_is_used_again_has_heard_nothing(edited: LanguageModel) -> No
     ("cues", "problem"),
     [
         ([-1, 5], "not there"),
+        ([-1, -2], "not there"),
         ([1, -1], "lower block"),
         ([[-1, 0]], "neurons.cues is"),
         ([[-1, -1], [0, 1]], "lower block"),

@@ -103,7 +103,9 @@ def test_a_word_that_the_user_also_leaves_out_is_not_waited_for(toy: LanguageMod
     for other, waited in (("{} has its capital in", 2), (f"{name.split()[0]} has its capital in", 1)):
         assert len(read(toy, [about(name, other=other)]).of[name.casefold()]) == waited
     # Nor one that the model reads together with what follows it.
-    assert len(read(toy, [about(name, other="The capital of {}, is")]).of[name.casefold()]) == 1
+    alone, joint = "The capital of {} is", "The capital of {}, is"
+    for words in ((alone, joint), (joint, alone)):
+        assert len(read(toy, [about(name, *words)]).of[name.casefold()]) == 1
     found = read(toy, [about(name, "The capital of that country is", "Its capital is")])
     assert found == Readers(None, {})
     assert read(toy, [about("Nowhere")]).neurons is None
