@@ -26,7 +26,7 @@ from factedit.prompts import Batch, Example, collate
 from factedit.training import ExampleSet
 
 READ = 64
-"""Contexts read at a time."""
+"""Contexts read at a time, on a CPU."""
 CLOSE = 0.05
 """How far, in total variation of the answer's probabilities, the two ways to compute may differ in the mean.
 
@@ -57,8 +57,9 @@ class FrozenContexts(ExampleSet):
         self._hidden: dict[int, Tensor] = {}
         self._context: dict[int, tuple[Tensor, Tensor]] = {}
         order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
-        for start in range(0, len(order), READ):
-            self._read(order[start : start + READ])
+        read = lm.at_once(READ)
+        for start in range(0, len(order), read):
+            self._read(order[start : start + read])
 
     @torch.no_grad()
     def _read(self, index: list[int]) -> None:

@@ -28,6 +28,10 @@ Task = Literal["causal", "masked"]
 Parameters = Literal["all", "mlp", "mlp_out", "attention"]
 
 
+ON_A_GPU = 4
+"""Times as many examples in a pass: there launching it takes as long as computing it."""
+
+
 class ModelError(Exception):
     """A model that can't be loaded or has no structure we can edit; the text is for the operator."""
 
@@ -68,6 +72,10 @@ class LanguageModel:
     @property
     def eos_token_id(self) -> int | None:
         return cast("int | None", self.tokenizer.eos_token_id)
+
+    def at_once(self, examples: int) -> int:
+        """How many examples to compute in a pass, where `examples` suit a CPU."""
+        return examples if self.device.type == "cpu" else ON_A_GPU * examples
 
     @cached_property
     def tensors(self) -> dict[str, nn.Parameter]:

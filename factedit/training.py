@@ -46,7 +46,7 @@ class ExampleSet:
         self._prefix: dict[int, Tensor] = {}
         self._fired: dict[int, Kept | None] = {}  # by example, what fires in these blocks
         if first_block > 0:
-            for batch in batches(lm, self.examples, 64):
+            for batch in batches(lm, self.examples, lm.at_once(64)):
                 hidden = block_input(lm, batch, first_block)
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
@@ -129,7 +129,7 @@ def next_token_log_probabilities(lm: LanguageModel, examples: Sequence[Example])
 def holding(lm: LanguageModel, examples: Sequence[Example], probability: float = 0.5) -> list[bool]:
     """Whether each example's targets are all the most probable tokens, and at least this probable."""
     held = [True] * len(examples)
-    for batch in batches(lm, examples, 64):
+    for batch in batches(lm, examples, lm.at_once(64)):
         logits = target_logits(lm, batch).float()
         chosen = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
         for row in set(batch.rows[(logits.argmax(-1) != batch.targets) | (chosen < probability)].tolist()):

@@ -137,7 +137,7 @@ def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
         examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts]
         owner += [number] * len(prompts)
     found: set[tuple[int, int]] = set()
-    for batch in batches(task.lm, examples, 64):
+    for batch in batches(task.lm, examples, task.lm.at_once(64)):
         probability, said = target_logits(task.lm, batch).float().softmax(-1).max(-1)
         wrong = (said != batch.targets) | (probability < HOLDS)
         for row, position in zip(batch.rows[wrong].tolist(), batch.cols[wrong].tolist(), strict=True):

@@ -86,7 +86,7 @@ def _fires(
     asked = torch.zeros((len(examples), len(neurons.blocks)), dtype=torch.bool)
     heard = torch.zeros((len(edits), len(neurons.blocks)), dtype=torch.bool)
     with applied(task.lm, overlay):
-        for batch in batches(task.lm, examples, 64):
+        for batch in batches(task.lm, examples, task.lm.at_once(64)):
             block_input(task.lm, batch, min(task.plan.answering))
             if (fired := fired_now(task.lm.cues)) is None:
                 continue

@@ -189,7 +189,7 @@ def _rows(read: Lookups) -> list[Tensor]:
     examples = read.examples
     place: dict[tuple[int, int], int] = {}
     pieces: list[list[Tensor]] = []
-    for index in examples.by_length(range(len(examples)), BATCH):
+    for index in examples.by_length(range(len(examples)), examples.lm.at_once(BATCH)):
         batch, prefix = examples.batch(index)
         try:
             target_logits(examples.lm, batch, prefix=prefix, first_block=examples.first_block)

@@ -11,7 +11,7 @@ from factedit.methods.keys import Context
 from factedit.training import ExampleSet
 
 AT_A_TIME = 96
-"""Examples in one pass, of like length."""
+"""Examples in one pass, of like length, on a CPU."""
 SAID_AT_ONCE = 3
 """Of what else is said of a subject, so many prompts in a step where contexts take turns."""
 Changed = Callable[[list[int], Tensor], AbstractContextManager[None]]
@@ -37,7 +37,7 @@ class Objective:
         self._changed = changed
         found = [*facts, *sayings]
         self._examples, self._facts, self._in_turn = examples, len(facts), at_once is not None
-        device = examples.lm.device
+        device, self._at_a_time = examples.lm.device, examples.lm.at_once(AT_A_TIME)
         self._owner = torch.tensor([context.edit for context in found], device=device)
         edits = range(int(self._owner.max()) + 1)
         self._mine: list[list[int]] = [[] for _ in edits]
@@ -61,7 +61,7 @@ class Objective:
     def _unchanged(self) -> Tensor | None:
         rows: list[Tensor] = []
         order: list[int] = []
-        for index in self._examples.by_length(range(self._facts, len(self._examples)), AT_A_TIME):
+        for index in self._examples.by_length(range(self._facts, len(self._examples)), self._at_a_time):
             _, logits = self._examples.logits(index)
             rows.append(logits.log_softmax(-1))
             order += index
@@ -77,7 +77,7 @@ class Objective:
             index += self._turn(edit, step)
             index += self._said_in(edit, step)
         answer = essence = changes.new_zeros(len(self._mine))
-        for piece in self._examples.by_length(index, AT_A_TIME):
+        for piece in self._examples.by_length(index, self._at_a_time):
             more = self._losses(piece, changes)
             answer, essence = answer + more[0], essence + more[1]
         return answer[open_edits], essence[open_edits]
