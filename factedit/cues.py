@@ -85,12 +85,12 @@ Kept = Tensor
 """Where neurons fire in a sequence, [n, 2]: at which token, which neuron. Few do."""
 
 
-def kept(cues: Cues | None, row: int, length: int, block: int, start: int = 0) -> Kept | None:
-    """What has fired in a row of the last pass's batch and is not computed again, if anything.
+def kept(cues: Cues | None, row: int, tokens: Tensor | slice, block: int, start: int = 0) -> Kept | None:
+    """What has fired at some tokens of a row of the last pass's batch and is not computed again, if anything.
 
     That is all before token `start`, which gets numbers below 0, and blocks below `block` from there on.
     """
-    if cues is None or cues.fired is None or not len(found := cues.fired[row, :length].nonzero()):
+    if cues is None or cues.fired is None or not len(found := cues.fired[row, tokens].nonzero()):
         return None
     found = found - torch.tensor([start, 0], device=found.device)
     return found[(found[:, 0] < 0) | (cues.blocks[found[:, 1]] < block)]

@@ -6,7 +6,7 @@ model's own forward pass, so that every architecture's masks, rotary angles and 
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -17,11 +17,8 @@ from factedit.models import LanguageModel
 from factedit.prompts import Batch
 
 
-class _PrefixReached(Exception):
-    """Carries a block's input out of a forward pass that need go no further."""
-
-    def __init__(self, hidden: Tensor) -> None:
-        self.hidden = hidden
+class _Reached(Exception):
+    """A forward pass need go no further."""
 
 
 def target_logits(
@@ -35,7 +32,7 @@ def target_logits(
     with ExitStack() as stack:
         if prefix is not None and first_block > 0:
             stack.enter_context(blocks_skipped(lm, first_block, prefix))
-        stack.enter_context(rows_gathered(lm, batch))
+        stack.enter_context(rows_gathered(lm, batch.rows, batch.cols))
         if batch.fired is not None:
             stack.enter_context(in_order(after(None, batch.fired)))
         output = lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
@@ -47,17 +44,32 @@ def target_logits(
 def block_input(lm: LanguageModel, batch: Batch, block: int) -> Tensor:
     """What enters `block` for this batch: hidden states, [B, L, d]."""
 
+    with up_to(lm, block) as entering:
+        lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
+    return entering[0]
+
+
+@contextmanager
+def up_to(lm: LanguageModel, block: int) -> Iterator[list[Tensor]]:
+    """The pass inside ends where `block` begins; what enters it is the only item, once it has ended.
+
+    Raises:
+        RuntimeError: the pass did not go through that block.
+    """
+    entering: list[Tensor] = []
+
     def stop(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _PrefixReached(args[0] if args else kwargs["hidden_states"])
+        entering.append(args[0] if args else kwargs["hidden_states"])
+        raise _Reached
 
     handle = lm.blocks[block].register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        lm.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **_options(lm))
-    except _PrefixReached as reached:
-        return reached.hidden
+        with suppress(_Reached):
+            yield entering
     finally:
         handle.remove()
-    raise RuntimeError("The forward pass did not go through its blocks.")
+    if not entering:
+        raise RuntimeError("The forward pass did not go through its blocks.")
 
 
 def _options(lm: LanguageModel) -> dict[str, bool]:
@@ -96,11 +108,11 @@ def _returns_tuple(lm: LanguageModel) -> bool:
 
 
 @contextmanager
-def rows_gathered(lm: LanguageModel, batch: Batch) -> Iterator[None]:
-    """The head sees only the target rows, as one contiguous [1, N, d] sequence."""
+def rows_gathered(lm: LanguageModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """The head sees only these tokens, [N] each, as one contiguous [1, N, d] sequence."""
 
     def gather(_: nn.Module, __: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[batch.rows, batch.cols].unsqueeze(0)
+        output.last_hidden_state = output.last_hidden_state[rows, columns].unsqueeze(0)
         return output
 
     handle = lm.model.base_model.register_forward_hook(gather)

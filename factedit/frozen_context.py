@@ -24,9 +24,8 @@ from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, collate
 from factedit.training import ExampleSet
+from factedit.trees import Rows, read_rows, trees
 
-READ = 64
-"""Contexts read at a time, on a CPU."""
 CLOSE = 0.05
 """How far, in total variation of the answer's probabilities, the two ways to compute may differ in the mean.
 
@@ -56,14 +55,11 @@ class FrozenContexts(ExampleSet):
         # and the context's keys and values in each block from there, [blocks, heads, L, d_head] each.
         self._hidden: dict[int, Tensor] = {}
         self._context: dict[int, tuple[Tensor, Tensor]] = {}
-        order = sorted(range(len(examples)), key=lambda i: len(examples[i].ids))
-        read = lm.at_once(READ)
-        for start in range(0, len(order), read):
-            self._read(order[start : start + read])
+        for rows in trees(lm, [example.ids for example in self.examples]):
+            self._read(rows)
 
     @torch.no_grad()
-    def _read(self, index: list[int]) -> None:
-        batch = collate(self.lm, self.examples, index)
+    def _read(self, rows: Rows) -> None:
         cache, entered = DynamicCache(), []
 
         def keep(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -71,16 +67,17 @@ class FrozenContexts(ExampleSet):
 
         handle = self.lm.blocks[self.first_block].register_forward_pre_hook(keep, with_kwargs=True)
         try:
-            self.lm.model.base_model(input_ids=batch.input_ids, past_key_values=cache, use_cache=True)
+            read_rows(self.lm, self.lm.model.base_model, rows, cache)
         finally:
             handle.remove()
         chosen = cache.layers[self.first_block :]
         keys, values = (torch.stack([getattr(x, n) for x in chosen], 1) for n in ("keys", "values"))
-        for row, place in enumerate(index):
-            first, stop = self.starts[place], len(self.examples[place].ids)
-            self._hidden[place] = entered[0][row, first:stop].clone()
-            self._context[place] = keys[row, :, :, :first].clone(), values[row, :, :, :first].clone()
-            self._fired[place] = kept(self.lm.cues, row, stop, self.first_block, first)
+        for each in rows.placed:
+            place, row = each.sequence, each.row
+            first, path = self.starts[place], torch.tensor(each.path, device=self.lm.device)
+            self._hidden[place] = entered[0][row, path[first:]]
+            self._context[place] = keys[row, :, :, path[:first]], values[row, :, :, path[:first]]
+            self._fired[place] = kept(self.lm.cues, row, path, self.first_block, first)
 
     def length(self, place: int) -> int:
         return len(self._hidden[place])
@@ -100,7 +97,7 @@ class FrozenContexts(ExampleSet):
 
         def run() -> Tensor:
             skipped = blocks_skipped(self.lm, self.first_block, hidden)
-            with skipped, rows_gathered(self.lm, batch), in_order(order):
+            with skipped, rows_gathered(self.lm, batch.rows, batch.cols), in_order(order):
                 output = self.lm.model(
                     input_ids=batch.input_ids,
                     attention_mask=mask,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from factedit.branches import can_branch, totals
 from factedit.facts import Probe
 from factedit.forward import target_logits
 from factedit.generation import rank
 from factedit.models import LanguageModel
-from factedit.prompts import answer_example, answer_tokens, batches, names_tokens, prompt_ids
+from factedit.prompts import Example, answer_example, answer_tokens, batches, names_tokens, prompt_ids
+from factedit.trees import answer_logits, can_weave
 
 KEPT = 4096
 """Prompts of which the candidates' tokens are kept."""
@@ -123,7 +123,7 @@ class _Scores:
 
 def finish(lm: LanguageModel, races: Sequence[Race], batch_size: int) -> None:
     """Settle every race, the likeliest rivals first: where one pass reads many, more of them at once."""
-    ahead = 3 if can_branch(lm) else 1
+    ahead = 3 if can_weave(lm) else 1
     while left := [race for race in races if race.first is None]:
         tried = [[rival.name for rival in race.rivals[:ahead]] for race in left]
         asked = [
@@ -137,7 +137,7 @@ def finish(lm: LanguageModel, races: Sequence[Race], batch_size: int) -> None:
                 race.first = False
             del race.rivals[:ahead]
             race.settle()
-        ahead *= 8 if can_branch(lm) else 2
+        ahead *= 8 if can_weave(lm) else 2
 
 
 def _totals(
@@ -145,11 +145,32 @@ def _totals(
 ) -> list[list[float]]:
     """The names' total log-probabilities, by race."""
     prompts = [race.probe.prompt for race in races]
-    if not can_branch(lm):
+    if not can_weave(lm):
         return rank(lm, prompts, names, batch_size)
-    tokens = [names_tokens(lm, prompt, each) for prompt, each in zip(prompts, names, strict=True)]
-    ids = [tuple(prompt_ids(lm, prompt)) for prompt in prompts]
-    return totals(lm, ids, [[tuple(name) for name in each] for each in tokens], batch_size)
+    asked: list[Example] = []
+    for prompt, each in zip(prompts, names, strict=True):
+        ids = tuple(prompt_ids(lm, prompt))
+        asked += [continuation(ids, tokens) for tokens in names_tokens(lm, prompt, each)]
+    found = iter(totals(lm, asked))
+    return [[next(found) for _ in each] for each in names]
+
+
+def continuation(prompt: tuple[int, ...], tokens: Sequence[int]) -> Example:
+    """Tokens that follow on a prompt's."""
+    positions = tuple(range(len(prompt) - 1, len(prompt) + len(tokens) - 1))
+    return Example((*prompt, *tokens[:-1]), positions, tuple(tokens))
+
+
+@torch.inference_mode()
+def totals(lm: LanguageModel, examples: Sequence[Example]) -> list[float]:
+    """The log-probability (natural log) of each one's targets; what they begin with alike is read once."""
+    found = torch.zeros(len(examples))
+    for asked, logits in answer_logits(lm, examples):
+        owner, rows = ([each[part] for each in asked] for part in (0, 2))
+        targets = [examples[example].targets[place] for example, place, _ in asked]
+        scores = logits.float().log_softmax(-1)
+        found.index_add_(0, torch.tensor(owner), scores[rows, targets].cpu())
+    return [float(total) for total in found]
 
 
 def ranked_first(lm: LanguageModel, probes: Sequence[Probe], batch_size: int) -> list[bool | None]:

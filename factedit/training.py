@@ -51,7 +51,7 @@ class ExampleSet:
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
                     self._prefix[place] = hidden[row, :length].clone()
-                    self._fired[place] = kept(lm.cues, row, length, first_block)
+                    self._fired[place] = kept(lm.cues, row, slice(length), first_block)
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
 from factedit.curvature import Covariance
-from factedit.forward import target_logits
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.answer_contexts import (
@@ -43,10 +42,11 @@ from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
 from factedit.overlay import Overlay, applied
-from factedit.prompts import Example, answer_example, batches
+from factedit.prompts import Example, answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
+from factedit.trees import answer_logits
 from factedit.wording import training_prompts
 
 HOLDS = 0.8
@@ -137,12 +137,11 @@ def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
         examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts]
         owner += [number] * len(prompts)
     found: set[tuple[int, int]] = set()
-    for batch in batches(task.lm, examples, task.lm.at_once(64)):
-        probability, said = target_logits(task.lm, batch).float().softmax(-1).max(-1)
-        wrong = (said != batch.targets) | (probability < HOLDS)
-        for row, position in zip(batch.rows[wrong].tolist(), batch.cols[wrong].tolist(), strict=True):
-            example = int(batch.index[row])
-            found.add((owner[example], examples[example].positions.index(position)))
+    for wanted, logits in answer_logits(task.lm, examples):
+        probability, said = (each.tolist() for each in logits.float().softmax(-1).max(-1))
+        for example, place, row in wanted:
+            if said[row] != examples[example].targets[place] or probability[row] < HOLDS:
+                found.add((owner[example], place))
     return [Mistake(edits[number], place, number) for number, place in sorted(found)]
 
 

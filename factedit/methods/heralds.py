@@ -9,11 +9,12 @@ from torch import Tensor
 from factedit.added_neurons import Neurons
 from factedit.cues import fired_now
 from factedit.facts import Edit
-from factedit.forward import block_input
+from factedit.forward import up_to
 from factedit.methods.subject_keys import subject_prompts
 from factedit.overlay import Overlay, applied
-from factedit.prompts import answer_example, batches
+from factedit.prompts import answer_example
 from factedit.task import EditTask
+from factedit.trees import read_rows, trees
 from factedit.wording import plain_prompts
 
 WORDINGS = 6
@@ -82,18 +83,19 @@ def _fires(
     examples, owner = [], []
     for place, edit in enumerate(edits):
         examples += [answer_example(task.lm, prompt, edit.new_object) for prompt in prompts[place]]
-        owner += [(place, number) for number in range(len(prompts[place]))]
+        owner += [place] * len(prompts[place])
     asked = torch.zeros((len(examples), len(neurons.blocks)), dtype=torch.bool)
     heard = torch.zeros((len(edits), len(neurons.blocks)), dtype=torch.bool)
     with applied(task.lm, overlay):
-        for batch in batches(task.lm, examples, task.lm.at_once(64)):
-            block_input(task.lm, batch, min(task.plan.answering))
+        for rows in trees(task.lm, [example.ids for example in examples]):
+            with up_to(task.lm, min(task.plan.answering)):
+                read_rows(task.lm, task.lm.model.base_model, rows)
             if (fired := fired_now(task.lm.cues)) is None:
                 continue
-            for row, number in enumerate(batch.index.tolist()):
-                example = examples[number]
-                asked[number] = fired[row, : example.positions[0] + 1].any(0).cpu()
-                heard[owner[number][0]] |= fired[row, : len(example.ids)].any(0).cpu()
+            for each in rows.placed:
+                found, before = fired[each.row, list(each.path)].cpu(), examples[each.sequence].positions[0]
+                asked[each.sequence] = found[: before + 1].any(0)
+                heard[owner[each.sequence]] |= found.any(0)
     of_edit = asked.split([len(each) for each in prompts])
     plain = [each[: len(few)].all(0) for each, few in zip(of_edit, plainest, strict=True)]
     return torch.stack(plain), torch.stack([each.float().mean(0) for each in of_edit]), heard

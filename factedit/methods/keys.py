@@ -17,6 +17,7 @@ from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, answer_example, prompt_ids
 from factedit.relations import Relation
 from factedit.training import ExampleSet
+from factedit.trees import Ids, read_rows, trees
 from factedit.wording import edit_prompt
 
 BATCH = 64
@@ -160,8 +161,10 @@ def read_outputs(read: Lookups, module: nn.Module) -> Tensor:
 
 
 @torch.no_grad()
-def read_both(read: Lookups, inner: nn.Module, outer: nn.Module) -> tuple[Tensor, Tensor]:
-    """(what enters `inner`, what leaves `outer`, which holds it) likewise, in one pass."""
+def read_ends(
+    lm: LanguageModel, sequences: Sequence[Ids], inner: nn.Module, outer: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """(what enters `inner`, what leaves `outer`, which holds it) at each sequence's last token, likewise."""
     entered: list[Tensor] = []
 
     def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -170,8 +173,18 @@ def read_both(read: Lookups, inner: nn.Module, outer: nn.Module) -> tuple[Tensor
     def stop(_: nn.Module, __: Any, output: Any) -> None:
         raise _Read(entered[0], output[0] if isinstance(output, tuple) else output)
 
-    with _hooked(inner.register_forward_pre_hook(enter), outer.register_forward_hook(stop)):
-        entering, leaving = _rows(read)
+    order: list[int] = []
+    pieces: list[list[Tensor]] = []
+    for rows in trees(lm, sequences):
+        try:
+            with _hooked(inner.register_forward_pre_hook(enter), outer.register_forward_hook(stop)):
+                read_rows(lm, lm.model.base_model, rows)
+        except _Read as stopped:
+            at = torch.tensor([(each.row, each.path[-1]) for each in rows.placed], device=lm.device)
+            pieces.append([hidden[at[:, 0], at[:, 1]] for hidden in stopped.hidden])
+        order += [each.sequence for each in rows.placed]
+    back = torch.tensor(order, device=lm.device).argsort()
+    entering, leaving = (torch.cat(part)[back].float() for part in zip(*pieces, strict=True))
     return entering, leaving
 
 

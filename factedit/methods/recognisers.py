@@ -12,7 +12,7 @@ from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.gated_mlp import GatedMlp
 from factedit.methods.detectors import Keys, detectors, silent_at
-from factedit.methods.keys import Context, lookups, read_both
+from factedit.methods.keys import Context, read_ends
 from factedit.methods.neurons import Neuron
 from factedit.models import LanguageModel
 
@@ -57,7 +57,8 @@ def read_at(lm: LanguageModel, block: int, mlp: GatedMlp, *found: list[Context])
     """What the model computes at each list's lookups in `block`, whose MLP is `mlp`; all read together."""
     every = [context for each in found for context in each]
     inner = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
-    entering, leaving = read_both(lookups(lm, every, block), inner, lm.blocks[block])
+    ends = [context.up_to_lookup().ids for context in every]
+    entering, leaving = read_ends(lm, ends, inner, lm.blocks[block])
     whole, starts = Reading(every, entering, leaving.norm(dim=1)), [0, *accumulate(map(len, found))]
     return [whole.between(start, end) for start, end in pairwise(starts)]
 

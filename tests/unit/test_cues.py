@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from factedit.added_neurons import Neurons, joined, mlp_of
-from factedit.branches import totals
 from factedit.cues import after, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
 from factedit.frozen_context import FrozenContexts
@@ -18,6 +17,7 @@ from factedit.models import LanguageModel
 from factedit.overlay import OverlayMismatch, applied
 from factedit.prompts import Example
 from factedit.ragged import Part, Rows, last_logits
+from factedit.ranking import continuation, totals
 from factedit.training import ExampleSet
 from tests.support.tiny_models import tiny_model, without_attention
 
@@ -145,12 +145,11 @@ def test_generation_by_the_models_own_means(edited: LanguageModel) -> None:
 def test_continuations_do_not_hear_each_others_cues(edited: LanguageModel) -> None:
     prompts = sequences(edited, 6, seed=3)
     branches = [[(CUE, 5, 6), (7, 8, 9), (10, CUE, 4), (11, 12)] for _ in prompts]
-    for ids, asked, found in zip(prompts, branches, totals(edited, prompts, branches, 3), strict=True):
-        for branch, total in zip(asked, found, strict=True):
-            rows = logits(edited, (*ids, *branch))[len(ids) - 1 : -1].log_softmax(-1)
-            assert total == pytest.approx(
-                float(rows.gather(1, torch.tensor(branch)[:, None]).sum()), abs=1e-3
-            )
+    asked = [(ids, branch) for ids, each in zip(prompts, branches, strict=True) for branch in each]
+    found = totals(edited, [continuation(*pair) for pair in asked])
+    for (ids, branch), total in zip(asked, found, strict=True):
+        rows = logits(edited, (*ids, *branch))[len(ids) - 1 : -1].log_softmax(-1)
+        assert total == pytest.approx(float(rows.gather(1, torch.tensor(branch)[:, None]).sum()), abs=1e-3)
 
 
 @pytest.mark.parametrize("first_block", [1, 0])
