@@ -57,6 +57,9 @@ BLOCKS = 2
 OTHERWISE = 0.5
 """A neuron that waits for its subject may fire at this share of what else is said of it: some of it asks for
 nearly the same."""
+NAMES, AT_LEAST = 96, 2
+"""In how many names the words are learnt that many edits' answers begin after, whoever they are said of; and
+in how many of each edit's, beside its own."""
 GROUP = 256
 """Mistakes that are mended at once."""
 
@@ -174,9 +177,9 @@ def _recognising(
             seen += where_others_follow(lm, mistake, prompts, place)
             if groups[place] < 0:
                 continue
-            said = said_of_others(task, mistake, prompts)
-            share = groups.count(groups[place]) ** -0.5
-            worded += where_it_follows(task, mistake, [*prompts, *said[::2]], groups[place], share)
+            said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
+            few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
+            worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
             others = besides([mistake.edit], task.relations, task.seed)
             if waits[place] < 0:  # else there is nobody else
                 others = [*said, *others]

@@ -18,6 +18,8 @@ LEAD_INS = 12
 """Neutral sentences after which each subject's key is also read."""
 BARE = 0.5
 """Weight of the subject at the very start of a prompt, where its key is another; the rest is led in."""
+LOWER, UPPER = 0.1, 0.02
+"""Parts of it, in small and in capital letters: little is enough, and more of it costs precision."""
 ALIKE = 6
 """Names that sound like a subject, for each."""
 NAMESAKES = 24
@@ -84,13 +86,16 @@ def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
 
 
 def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:
-    """A subject as far as it is read when it is looked up: bare, and after lead-in sentences."""
+    """A subject as far as it is read when it is looked up: bare, led in by sentences, in other letters."""
     heads = subject_heads(task, edits, max(owner, 0))
     start = task.seed + max(owner, 0) * lead_ins
     led = [PREFIXES[(start + i) % len(PREFIXES)] for i in range(lead_ins)]
-    bare = (BARE if led else 1.0) / len(heads)
+    spelt = {heads[0].lower(): LOWER, heads[0].upper(): UPPER} if led else {}
+    spelt = {t: share for t, share in spelt.items() if t not in heads and _ends_in_a_known_token(task.lm, t)}
+    bare = ((BARE if led else 1.0) - sum(spelt.values())) / len(heads)
     return [
         *(_context(task.lm, text, owner, bare) for text in heads),
+        *(_context(task.lm, text, owner, share) for text, share in spelt.items()),
         *(
             _context(task.lm, f"{sentence} {heads[i % len(heads)]}", owner, (1 - BARE) / len(led))
             for i, sentence in enumerate(led)
@@ -101,6 +106,10 @@ def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) 
 def _context(lm: LanguageModel, text: str, owner: int, weight: float) -> Context:
     ids = tuple(prompt_ids(lm, text))
     return Context(owner, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, weight, bare=False)
+
+
+def _ends_in_a_known_token(lm: LanguageModel, text: str) -> bool:
+    return bool(prompt_ids(lm, text)[-1] != lm.tokenizer.unk_token_id)
 
 
 def subject_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str]:

@@ -10,6 +10,7 @@ from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, next_token_example
 from factedit.training import ExampleSet
+from factedit.trees import Rows
 from tests.support.tiny_models import CAUSAL, CITIES, COUNTRIES, MASKED, PROMPT, tiny_model
 
 
@@ -88,11 +89,11 @@ def test_a_model_that_answers_otherwise_from_a_frozen_context_is_not_frozen(
 ) -> None:
     kept = FrozenContexts._read
 
-    def forgetful(self: FrozenContexts, index: list[int]) -> None:
-        kept(self, index)
-        for place in index:
-            keys, values = self._context[place]
-            self._context[place] = torch.zeros_like(keys), 9 * torch.ones_like(values)
+    def forgetful(self: FrozenContexts, rows: Rows) -> None:
+        kept(self, rows)
+        for each in rows.placed:
+            keys, values = self._context[each.sequence]
+            self._context[each.sequence] = torch.zeros_like(keys), 9 * torch.ones_like(values)
 
     monkeypatch.setattr(FrozenContexts, "_read", forgetful)
     assert not can_freeze(lm, examples(lm), 1)

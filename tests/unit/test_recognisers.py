@@ -1,6 +1,7 @@
 """What neurons recognise: by two conditions each, thresholds from what was not solved for."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,13 @@ from factedit.methods.recognisers import (
     _of_words,
     recognisers,
 )
-from factedit.methods.subject_keys import NAMESAKES, namesake_contexts
+from factedit.methods.subject_keys import (
+    LOWER,
+    NAMESAKES,
+    UPPER,
+    namesake_contexts,
+    subject_contexts,
+)
 from factedit.models import LanguageModel
 from factedit.prompts import answer_example
 from factedit.running_text import RunningText
@@ -66,20 +73,19 @@ def test_a_subjects_neuron_is_silent_at_the_namesakes_it_has_heard(llama: Langua
     assert opened(reading(llama, [namesake], [0])) == [True, False, False]
 
 
-def test_namesakes_stand_where_the_subject_does(
-    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def task_of(lm: LanguageModel, edits: list[Edit]) -> EditTask:
     method = MethodSpec(anchors=AnchorSpec(count=4, weight=1.0))
-    chosen = plan(llama, method, [0, 1, 2], ConstraintSpec())
+    chosen = plan(lm, method, [0, 1, 2], ConstraintSpec())
 
     def background(_: Sequence[str]) -> Covariance:
         raise AssertionError("nothing is to be measured for this")
 
-    bridge = Edit(id="2", subject="Crown Bridge", prompt="The wumpus of Crown Bridge is", new_object="Rome")
-    texts = RunningText.of(llama, [])
-    task = EditTask(
-        llama, chosen, {}, [FRANCE, bridge], [], {}, [], method, 0, lambda _: None, background, texts
-    )
+    texts = RunningText.of(lm, [])
+    return EditTask(lm, chosen, {}, edits, [], {}, [], method, 0, lambda _: None, background, texts)
+
+
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What contexts are made of from now on."""
     said: list[str] = []
     real = subject_keys._context
 
@@ -88,7 +94,37 @@ def test_namesakes_stand_where_the_subject_does(
         return real(lm, text, owner, weight)
 
     monkeypatch.setattr(subject_keys, "_context", hearing)
-    found = namesake_contexts(task, [[bridge], [FRANCE]])
+    return said
+
+
+def test_a_subject_is_learnt_in_small_and_capital_letters_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spells = tiny_model(tmp_path, "qwen2")  # by bytes: it knows no unknown token
+    said = heard(monkeypatch)
+    found = subject_contexts(task_of(spells, [FRANCE]), [[FRANCE]], [])
+    weight = {text: context.weight for context, text in zip(found, said, strict=True)}
+    assert weight["the capital of france"] == pytest.approx(LOWER)
+    assert weight["THE CAPITAL OF FRANCE"] == pytest.approx(UPPER)
+    assert sum(context.weight for context in found) == pytest.approx(1)
+
+
+def test_a_spelling_that_the_model_has_no_token_for_is_not_learnt(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = heard(monkeypatch)
+    found = subject_contexts(task_of(llama, [FRANCE]), [[FRANCE]], [])
+    assert "The capital of France" in said
+    assert not any("france" in text or "FRANCE" in text for text in said)
+    assert sum(context.weight for context in found) == pytest.approx(1)
+
+
+def test_namesakes_stand_where_the_subject_does(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = Edit(id="2", subject="Crown Bridge", prompt="The wumpus of Crown Bridge is", new_object="Rome")
+    said = heard(monkeypatch)
+    found = namesake_contexts(task_of(llama, [FRANCE, bridge]), [[bridge], [FRANCE]])
     assert sorted({context.edit for context in found}) == [0, 1] and len(found) == len(said)
     of_bridge = [text for text, context in zip(said, found, strict=True) if context.edit == 0]
     assert NAMESAKES / 2 < len(of_bridge) <= NAMESAKES

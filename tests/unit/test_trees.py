@@ -102,7 +102,7 @@ def test_what_enters_and_leaves_at_each_end_is_as_alone(
     # Gemma 2's windows here are of 32 tokens.
     sequences = [*some(gated, 30, 9, seed=1), *some(gated, 30, 40, seed=3)]
     assert max(map(len, sequences)) > 32
-    inner, outer = gated.blocks[1].mlp, gated.blocks[1]
+    inner, outer = gated.model.get_submodule("model.layers.1.mlp"), gated.blocks[1]
     entering, leaving = read_ends(gated, sequences, inner, outer)
     for ids, enters, leaves in zip(sequences, entering, leaving, strict=True):
         mine, others = read_ends(gated, [ids], inner, outer)
