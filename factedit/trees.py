@@ -105,7 +105,8 @@ def answer_logits(lm: LanguageModel, examples: Sequence[Example]) -> Iterator[tu
                 asked.append((each.sequence, place, at))
         row, column = torch.tensor([*number], device=lm.device).unbind(1)
         with rows_gathered(lm, row, column):
-            yield asked, read_rows(lm, lm.model, rows).logits.squeeze(0)
+            logits = read_rows(lm, lm.model, rows).logits.squeeze(0)
+        yield asked, logits
 
 
 def _woven(sequences: Sequence[Ids], some: Sequence[int]) -> Iterator[_Row]:
