@@ -21,6 +21,7 @@ from factedit.trees import Ids, read_rows, trees
 from factedit.wording import edit_prompt
 
 BATCH = 64
+NOT_THERE = "The forward pass did not go through the module that was to be read."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,7 @@ def read_inputs(read: Lookups, module: nn.Module) -> Tensor:
         raise _Read(args[0])
 
     with _hooked(module.register_forward_pre_hook(stop)):
-        (rows,) = _rows(read)
-    return rows
+        return _rows(read)
 
 
 @torch.no_grad()
@@ -156,8 +156,7 @@ def read_outputs(read: Lookups, module: nn.Module) -> Tensor:
         raise _Read(output[0] if isinstance(output, tuple) else output)
 
     with _hooked(module.register_forward_hook(stop)):
-        (rows,) = _rows(read)
-    return rows
+        return _rows(read)
 
 
 @torch.no_grad()
@@ -182,6 +181,8 @@ def read_ends(
         except _Read as stopped:
             at = torch.tensor([(each.row, each.path[-1]) for each in rows.placed], device=lm.device)
             pieces.append([hidden[at[:, 0], at[:, 1]] for hidden in stopped.hidden])
+        else:
+            raise RuntimeError(NOT_THERE)
         order += [each.sequence for each in rows.placed]
     back = torch.tensor(order, device=lm.device).argsort()
     entering, leaving = (torch.cat(part)[back].float() for part in zip(*pieces, strict=True))
@@ -197,11 +198,11 @@ def _hooked(*handles: RemovableHandle) -> Iterator[None]:
             handle.remove()
 
 
-def _rows(read: Lookups) -> list[Tensor]:
-    """What a hook carries out of the passes, at every context's lookup, [n, d] float32 each."""
+def _rows(read: Lookups) -> Tensor:
+    """What a hook carries out of the passes, at every context's lookup, [n, d] float32."""
     examples = read.examples
     place: dict[tuple[int, int], int] = {}
-    pieces: list[list[Tensor]] = []
+    pieces: list[Tensor] = []
     for index in examples.by_length(range(len(examples)), examples.lm.at_once(BATCH)):
         batch, prefix = examples.batch(index)
         try:
@@ -209,8 +210,9 @@ def _rows(read: Lookups) -> list[Tensor]:
         except _Read as stopped:
             for row, col in zip(batch.rows.tolist(), batch.cols.tolist(), strict=True):
                 place[index[row], col] = len(place)
-            pieces.append([hidden[batch.rows, batch.cols] for hidden in stopped.hidden])
+            (hidden,) = stopped.hidden
+            pieces.append(hidden[batch.rows, batch.cols])
         else:
-            raise RuntimeError("The forward pass did not go through the module that was to be read.")
+            raise RuntimeError(NOT_THERE)
     order = torch.tensor([place[at] for at in read.at], device=examples.lm.device)
-    return [torch.cat(part)[order].float() for part in zip(*pieces, strict=True)]
+    return torch.cat(pieces)[order].float()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from factedit import ranking, trees
 from factedit.facts import Probe
@@ -148,3 +149,8 @@ def test_ranks_are_the_same_where_a_model_reads_continuations_one_by_one(
 
 def test_masked_models_read_no_trees(tmp_path: Path) -> None:
     assert not can_weave(tiny_model(tmp_path, "bert"))
+
+
+def test_a_module_that_no_pass_goes_through_can_not_be_read(llama: LanguageModel) -> None:
+    with pytest.raises(RuntimeError, match="did not go through"):
+        read_ends(llama, [(4, 5)], nn.Identity(), nn.Identity())
