@@ -58,6 +58,10 @@ class Cells:
             self.put(kind, identity, found)
         return found
 
+    def drop(self, kind: str, identity: Mapping[str, Any]) -> None:
+        """Forget what was found, if anything."""
+        self._path(kind, identity).unlink(missing_ok=True)
+
     def all(self, kind: str) -> list[Json]:
         """Every finished cell of a kind, whole, the oldest first; of one that was run twice, the last."""
         texts = [path.read_text(encoding="utf-8") for path in sorted((self.folder / kind).glob("*.json"))]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.cells import Json
+from benchmarks.cells import Json, code_digest
 from benchmarks.data import DATA, DataName, Row, read_rows, take
 from benchmarks.engine import Choices, Engine, Made
 from benchmarks.measures import Amounts, cost, efficacy_of, measure_all
@@ -65,7 +65,10 @@ class Runner:
         try:
             identity = self._identity(cell)
             work = self._sequence if cell.batches > 1 else self._batch
-            return self.engine.cells.once(kind, identity, lambda: work(cell), again=self.again)
+            found = self.engine.cells.once(kind, identity, lambda: work(cell), again=self.again)
+            for place in range(cell.batches):
+                self.engine.cells.drop(STEP, self._step_identity(cell, place))
+            return found
         except (EditingError, NoSuchBlock) as error:
             found: Json = {"error": str(error)}
             self.say(f"{cell}: {error}")
@@ -84,9 +87,9 @@ class Runner:
         rows, others = take(read_rows(cell.data, self.data), cell.start, cell.size, self.amounts.others)
         if cell.choices is None:
             return {**self._measured({}, rows, others), **self._machine()}
-        made = self._made(cell, cell.choices, rows, {}, [], "")
-        found = self._measured(made.edited.tensors, rows, others)
-        return {**found, **_effort(made.seconds, len(rows), made.edited.metrics), **self._machine()}
+        step = self._step(cell, cell.choices, 0, rows, {}, [])
+        found = self._measured(self.engine.store.load_overlay(step["overlay"]), rows, others)
+        return {**found, **_effort(step["seconds"], len(rows), step["metrics"]), **self._machine()}
 
     def _sequence(self, cell: Cell) -> Json:
         """Batches one after another on the ledger; what became of the first one is told apart."""
@@ -128,10 +131,11 @@ class Runner:
         overlay: Mapping[str, Tensor],
         ledger: Sequence[Edit],
     ) -> Json:
-        """One batch of a sequence, kept as well, so that a sequence goes on where it was cut off."""
+        """One batch, kept until its cell is finished, so that a cell goes on where it was cut off."""
 
         def work() -> Json:
-            made = self._made(cell, choices, batch, overlay, ledger, f", batch {place + 1}")
+            where = f", batch {place + 1}" if cell.batches > 1 else ""
+            made = self._made(cell, choices, batch, overlay, ledger, where)
             published = self.engine.store.publish_overlay(made.edited.tensors)
             return {
                 "overlay": published.digest,
@@ -139,9 +143,11 @@ class Runner:
                 "metrics": made.edited.metrics,
             }
 
+        return self.engine.cells.once(STEP, self._step_identity(cell, place), work)
+
+    def _step_identity(self, cell: Cell, place: int) -> Json:
         # A step knows nothing of how many come after it, nor of what is measured at the end.
-        identity = {**self._identity(cell), "batches": place + 1, "amounts": None}
-        return self.engine.cells.once(STEP, identity, work, again=self.again)
+        return {**self._identity(cell), "batches": place + 1, "amounts": None, "code": code_digest()}
 
     def _made(
         self,

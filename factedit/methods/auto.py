@@ -4,11 +4,11 @@ Stage one, in the lower blocks: a neuron is added for each edited subject, which
 wordings (factedit.methods.subjects). What is said of a subject there is found again in words that were never
 trained on; a text at which no neuron fires is answered as before, to the last bit. Stage two, in the upper
 blocks: neurons finish the answers that are not right yet, in other words too (factedit.methods.finishing).
-Stage three, there too: what fails even so, if anything, is fine-tuned, beside anchors, by steps that avoid
-the directions which unmodified facts use (factedit.methods.fine_tuning).
+Stage three, there too: what fails even so, unless it is a few of many, is fine-tuned, beside anchors, by
+steps that avoid the directions which unmodified facts use (factedit.methods.fine_tuning).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
+from factedit.facts import Edit
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.finishing import ROUNDS, finish_answers
 from factedit.methods.subjects import with_neurons, write_at_subjects
@@ -28,6 +29,9 @@ from factedit.wording import plain_prompts
 SURELY = 0.25
 """The least probability of an answer's tokens, each the most probable, that needs no fine-tuning: whatever
 changes a weight of the root's gives other prompts other answers, be it by rounding alone."""
+
+SPARED = 0.01
+"""The share of the edits that is left as it is rather than change the root's weights for its sake."""
 
 
 def edit_by_auto(task: EditTask) -> Edited:
@@ -47,8 +51,9 @@ def edit_by_auto(task: EditTask) -> Edited:
     written = write_at_subjects(replace(task, progress=first))
     looked_up = with_neurons(task.parent, written.neurons)
     parent, left, steps = _finished(replace(task, progress=first), looked_up, written.steps)
-    left += sum(edit.erase for edit in [*task.edits, *task.ledger])
-    answered = _fine_tuned(task, parent, left, steps) if left else _as_it_is(task, parent)
+    erased = [edit for edit in [*task.edits, *task.ledger] if edit.erase]
+    spared = not erased and _few(task, left)
+    answered = _as_it_is(task, parent, left) if spared else _fine_tuned(task, parent, left + erased, steps)
     counts = [_count(overlay) for overlay in (task.parent, looked_up, parent)]
     metrics = {
         **answered.metrics,
@@ -66,8 +71,10 @@ def edit_by_auto(task: EditTask) -> Edited:
     return replace(answered, metrics=metrics, chosen=chosen)
 
 
-def _finished(task: EditTask, looked_up: dict[str, Tensor], steps: int) -> tuple[dict[str, Tensor], int, int]:
-    """(the overlay with the answers' neurons; how many edits do not hold even so; the steps so far).
+def _finished(
+    task: EditTask, looked_up: dict[str, Tensor], steps: int
+) -> tuple[dict[str, Tensor], list[Edit], int]:
+    """(the overlay with the answers' neurons; the edits that do not hold even so; the steps so far).
 
     Where the first round does more harm than the others can mend, it is left out.
     """
@@ -77,10 +84,10 @@ def _finished(task: EditTask, looked_up: dict[str, Tensor], steps: int) -> tuple
         for words in rounds:
             neurons, more = finish_answers(task, parent, words, steps)
             parent, steps = with_neurons(task.parent, neurons), steps + more
-            if (left := _left(task, parent)) == 0:
+            if not (left := _left(task, parent)):
                 return parent, left, steps
         found.append((left, parent))
-    left, parent = min(found, key=lambda each: each[0])
+    left, parent = min(found, key=lambda each: len(each[0]))
     return parent, left, steps
 
 
@@ -89,8 +96,15 @@ def _count(overlay: Mapping[str, Tensor]) -> int:
     return 0 if neurons is None else len(neurons.blocks)
 
 
-def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
-    """How many edits do not hold yet in their plainest words, and the user's; of those that do not erase."""
+def _few(task: EditTask, left: Sequence[Edit]) -> bool:
+    """Whether they may be spared, both of this batch's edits and of all in force."""
+    new = {edit.id for edit in task.edits}
+    ours = sum(edit.id in new for edit in left)
+    return ours <= SPARED * len(new) and len(left) <= SPARED * (len(task.edits) + len(task.ledger))
+
+
+def _left(task: EditTask, parent: Mapping[str, Tensor]) -> list[Edit]:
+    """The edits that do not hold yet in their plainest words, and the user's; of those that do not erase."""
     in_force = [edit for edit in [*task.edits, *task.ledger] if not edit.erase]
     plain = [plain_prompts(item, task.relations) for item in in_force]
     examples = [
@@ -101,10 +115,11 @@ def _left(task: EditTask, parent: Mapping[str, Tensor]) -> int:
     owner = [place for place, prompts in enumerate(plain) for _ in prompts]
     with applied(task.lm, parent):
         held = holding(task.lm, examples, SURELY)
-    return len({place for place, holds in zip(owner, held, strict=True) if not holds})
+    failing = {place for place, holds in zip(owner, held, strict=True) if not holds}
+    return [item for place, item in enumerate(in_force) if place in failing]
 
 
-def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before: int) -> Edited:
+def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: Sequence[Edit], before: int) -> Edited:
     """What does not hold yet, in the upper blocks."""
 
     def second(state: dict[str, Any]) -> None:
@@ -113,18 +128,18 @@ def _fine_tuned(task: EditTask, parent: Mapping[str, Tensor], left: int, before:
     # The neurons answer to other words already: only what is asked in the edit's own is finished here.
     preset = replace(task.plan.preset, other_words=False)
     answering = replace(task.plan, preset=preset, blocks=task.plan.answering, looking_up=[], reading=None)
-    anchors = fewer(task.anchors, task.edits, enough(left))
+    anchors = fewer(task.anchors, task.edits, enough(len(left)))
     return fine_tune(replace(task, plan=answering, parent=parent, anchors=anchors, progress=second))
 
 
-def _as_it_is(task: EditTask, parent: Mapping[str, Tensor]) -> Edited:
-    """The neurons alone: all holds with them."""
+def _as_it_is(task: EditTask, parent: Mapping[str, Tensor], left: Sequence[Edit]) -> Edited:
+    """The neurons alone: all edits but these hold with them."""
     chosen, edits = task.plan, len(task.edits) + len(task.ledger)
     return Edited(
         tensors={name: tensor.cpu() for name, tensor in parent.items()},
         metrics={
             "steps": 0,
-            "edits_holding": edits,
+            "edits_holding": edits - len(left),
             "edits_total": edits,
             **change_metrics(task.lm, {}, None),
         },
