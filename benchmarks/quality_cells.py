@@ -70,9 +70,8 @@ class Runner:
                 self.engine.cells.drop(STEP, self._step_identity(cell, place))
             return found
         except (EditingError, NoSuchBlock) as error:
-            found: Json = {"error": str(error)}
             self.say(f"{cell}: {error}")
-            return found
+            return {"error": str(error)}
 
     def _identity(self, cell: Cell) -> Json:
         choices = cell.choices

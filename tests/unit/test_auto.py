@@ -307,6 +307,31 @@ def test_a_neuron_must_not_stand_in_another_answers_way(llama: LanguageModel) ->
     assert told(same) == [False, True]  # France is to be answered by "Rome" as well
 
 
+def test_the_roots_weights_are_spared_where_all_but_a_few_edits_hold(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "write_at_subjects", lambda _: Written(None, 0))
+    monkeypatch.setattr(auto, "finish_answers", lambda *_: (None, 0))
+    assert not answers(llama, FRANCE) and not answers(llama, ITALY)
+    changed = run(llama, [FRANCE, ITALY])
+    assert changed.metrics["changed_tensors"] != [] and changed.metrics["edits_holding"] == 2
+    monkeypatch.setattr(auto, "SPARED", 1.0)
+    spared = run(llama, [FRANCE, ITALY])
+    assert spared.metrics["changed_tensors"] == [] and spared.tensors == {}
+    assert (spared.metrics["edits_holding"], spared.metrics["edits_total"]) == (0, 2)
+
+
+def test_an_edit_is_one_of_its_own_batch_however_many_came_before(llama: LanguageModel) -> None:
+    batch = [replace(FRANCE, id=f"new {n}") for n in range(100)]
+    earlier = [replace(ITALY, id=f"old {n}") for n in range(100)]
+    assert auto._few(task_of(llama, batch, earlier), [batch[7]])
+    assert auto._few(task_of(llama, batch, earlier), [batch[7], earlier[0]])
+    assert not auto._few(task_of(llama, batch, earlier), [batch[7], batch[8]])
+    assert not auto._few(task_of(llama, batch, earlier), [batch[7], *earlier[:2]])
+    assert not auto._few(task_of(llama, batch[:1], earlier), batch[:1])
+    assert auto._few(task_of(llama, batch[:1], earlier), [])
+
+
 def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:
     made = run(llama, [FRANCE], constraint=ConstraintSpec(norm="l_inf", radius=0.05))
     assert "neurons" not in made.metrics

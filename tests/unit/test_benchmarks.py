@@ -4,12 +4,12 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import typer
 
-from benchmarks import quality_report, wording_overlap
+from benchmarks import quality_cells, quality_report, wording_overlap
 from benchmarks.cells import Cells, code_digest, percent, share, table, write_section
 from benchmarks.data import _SOURCES, DATA_NAMES, DataName, Row, read_rows, row_of, take
 from benchmarks.engine import Choices, Engine, asked_of
@@ -344,3 +344,25 @@ def test_cells_on_the_toy_model(tmp_path: Path) -> None:
     assert sequence == last.run(Cell("counterfact", "constrained_ftm", 2, asked=asked, batches=2))
     assert "error" in runner.run(Cell("counterfact", "constrained_ftm", 2, asked={"blocks": [99]}))
     assert known_kept(engine, {}, 5, set())[1] <= 5
+
+
+def test_an_edit_is_kept_until_its_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_toy_model(tmp_path / "model", steps=60)
+    write_rows(tmp_path / "data")
+    engine = Engine(tmp_path / "model", tmp_path / "bench", "cpu")
+    said: list[str] = []
+    runner = Runner(engine, Amounts(4, 10, 256), data=tmp_path / "data", again=True, say=said.append)
+    cell = Cell("counterfact", "constrained_ftm", 2, asked={"max_steps": 2, "anchors": {"count": 0}})
+
+    def cut_off(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr(quality_cells, "measure_all", cut_off)
+        runner.run(cell)
+    assert [line for line in said if line.endswith("editing")] == [f"{cell}: editing"]
+    said.clear()
+    assert runner.run(cell)["steps"] == 2
+    assert said == []
+    runner.run(cell)  # it was finished: asked for again, it is edited again
+    assert [line for line in said if line.endswith("editing")] == [f"{cell}: editing"]
