@@ -1,5 +1,7 @@
 """Which evaluation wordings the library might have trained on: those are no exam, and are not counted."""
 
+import re
+
 from benchmarks.data import Row
 from benchmarks.wording_overlap import normalised
 from factedit.recognition import wordings_for
@@ -14,5 +16,10 @@ def in_unseen_words(row: Row) -> bool:
         *rephrased(row.prompt, edit.subject),
         *wordings_for(row.prompt, edit.subject, edit.new_object),
     ]
-    tested = normalised(row.paraphrase)
-    return not any(tested in normalised(text) for text in trained)
+    tested = _plain(row.paraphrase, edit.subject)
+    return not any(tested in _plain(text, edit.subject) for text in trained)
+
+
+def _plain(text: str, subject: str) -> str:
+    """Normalised, without an article before the subject."""
+    return normalised(re.sub(rf"\bthe\s+(?={re.escape(subject)})", "", text, flags=re.IGNORECASE))

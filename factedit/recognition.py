@@ -29,6 +29,12 @@ _FULL_NAME = re.compile(r"\b(family|last|first|given) name\b")
 _REVERSED = re.compile(r"\W*(is|was|are|were)?\s*\b(the|an?|one of the)\s(\S+\s){1,3}of\W*")
 """What stands before "of" here is the subject: "Y is the author of" does not ask who wrote Y."""
 
+_FOLLOWS = (
+    r"\W*$|\s*[,.;:()]|['\u2019]s?\s|\s+(\w+(s|ed)|in|on|at|of|from|to|by|for|with|and|that|which|who|are|were|did|"
+    r"do|can|will|would|had|have|stood|lay|lie|found|made|built|born|first|now)\b"
+)
+"""What comes after a whole name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wording:
@@ -76,7 +82,7 @@ def recognise(
     index = _index(tuple(wordings.values()))
     asked = _without(prompt, subject)
     words, bare, types = _words(asked), _bare(asked), types_of(new_object)
-    turned = prompt.casefold().startswith(subject.casefold()) and _REVERSED.fullmatch(asked)
+    turned = _begins_with(prompt, subject) and _REVERSED.fullmatch(asked)
     cues = index.cues_of if turned else index.cues
     total = sum(map(index.weight, words)) or math.inf
     scores: dict[str, float] = {}
@@ -96,11 +102,15 @@ def recognise(
 
 
 def wordings_for(prompt: str, subject: str, new_object: str) -> list[str]:
-    """Our own wordings of what the prompt asks, filled with the subject; [] if it is not recognised."""
+    """Our own wordings of what the prompt asks, filled with the subject; [] if it is not recognised.
+
+    A subject that the prompt puts "the" before has it in ours too.
+    """
     found = recognise(prompt, subject, new_object)
     if found is None:
         return []
-    filled = (template.replace(SUBJECT, subject) for template in load_wordings()[found.name].templates)
+    name = f"the {subject}" if _has_article(prompt, subject) else subject
+    filled = (_filled(template, name) for template in load_wordings()[found.name].templates)
     return [text for text in dict.fromkeys(filled) if _bare(text) != _bare(prompt)]
 
 
@@ -125,10 +135,29 @@ def _index(wordings: tuple[Wording, ...]) -> _Index:
 
 
 def _without(prompt: str, subject: str) -> str:
-    """The prompt less its subject, whatever its case; whole if the subject is not there."""
+    """The prompt less its subject and "the" before it, in any case; whole if the subject is not there."""
     if not subject.strip():
         return prompt
-    return re.sub(rf"(?<!\w){re.escape(subject.strip())}(?!\w)", " ", prompt, flags=re.IGNORECASE)
+    return re.sub(rf"(?<!\w)(the\s+)?{_subject(subject)}", " ", prompt, flags=re.IGNORECASE)
+
+
+def _has_article(prompt: str, subject: str) -> bool:
+    """Whether "the" is the subject's own there: that of "the Apple chief executive" is another's."""
+    found = rf"(?<!\w)the\s+{_subject(subject)}({_FOLLOWS})"
+    return bool(subject.strip()) and re.search(found, prompt, flags=re.IGNORECASE) is not None
+
+
+def _begins_with(prompt: str, subject: str) -> bool:
+    return re.match(rf"(the\s+)?{_subject(subject)}", prompt, flags=re.IGNORECASE) is not None
+
+
+def _subject(subject: str) -> str:
+    return rf"{re.escape(subject.strip())}(?!\w)"
+
+
+def _filled(template: str, name: str) -> str:
+    text = template.replace(SUBJECT, name)
+    return text[:1].upper() + text[1:] if template.startswith(SUBJECT) and name.startswith("the ") else text
 
 
 def _bare(text: str) -> str:

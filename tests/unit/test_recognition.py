@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.wording_overlap import normalised, wordings_of
 from factedit.object_types import load_types
-from factedit.recognition import Wording, load_wordings, recognise, wordings_for
+from factedit.recognition import Wording, _has_article, load_wordings, recognise, wordings_for
 from factedit.relations import builtin_catalogue, template_problem
 
 WORDINGS = load_wordings()
@@ -177,3 +177,56 @@ def test_a_recognised_prompt_gets_its_familys_wordings_but_not_itself() -> None:
 
 def test_an_unrecognised_prompt_gets_no_wordings() -> None:
     assert wordings_for("The best thing about Zyx is", "Zyx", "kindness") == []
+
+
+# The article before a subject
+
+
+@pytest.mark.parametrize("prompt", ["The Eiffel Tower is in", "Where is the Eiffel Tower?"])
+def test_an_article_before_the_subject_hides_no_bare_prompt(prompt: str) -> None:
+    assert named(prompt, "Rome", "Eiffel Tower") == "located_in"
+
+
+def test_a_prompt_that_begins_with_an_article_may_be_reversed() -> None:
+    for the in ("", "The "):
+        assert (
+            named(f"{the}Zyx is the author of", "Dune") == named("Zyx is the author of", "Dune") != "author"
+        )
+
+
+def test_a_subject_keeps_its_article_in_our_wordings() -> None:
+    found = wordings_for("The Eiffel Tower stands in the city of", "Eiffel Tower", "Rome")
+    assert found and all("the Eiffel Tower" in text or text.startswith("The Eiffel Tower") for text in found)
+    assert any(text.startswith("The Eiffel Tower ") for text in found)
+    assert any(" the Eiffel Tower" in text for text in found)
+    without = wordings_for("Eiffel Tower stands in the city of", "Eiffel Tower", "Rome")
+    assert without and not any(
+        "the Eiffel Tower" in text.casefold().replace("of the", "") for text in without
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("The Eiffel Tower stands in the city of", "Eiffel Tower"),
+        ("In which city is the Eiffel Tower?", "Eiffel Tower"),
+        ("the Netherlands' capital is", "Netherlands"),
+        ("The Hague, a city in", "Hague"),
+    ],
+)
+def test_an_article_is_the_subjects_own(prompt: str, subject: str) -> None:
+    assert _has_article(prompt, subject)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject"),
+    [
+        ("The Apple chief executive is", "Apple"),
+        ("Breathe Apple is", "Apple"),
+        ("Apple is led by the", "Apple"),
+        ("The Applebee is", "Apple"),
+        ("The capital is", ""),
+    ],
+)
+def test_an_article_is_anothers_or_none(prompt: str, subject: str) -> None:
+    assert not _has_article(prompt, subject)
