@@ -6,6 +6,7 @@ from benchmarks.data import Row
 from benchmarks.wording_overlap import normalised
 from factedit.recognition import wordings_for
 from factedit.rephrasing import rephrased
+from factedit.restating import restated
 
 
 def in_unseen_words(row: Row) -> bool:
@@ -14,7 +15,7 @@ def in_unseen_words(row: Row) -> bool:
     trained = [
         row.prompt,
         *rephrased(row.prompt, edit.subject),
-        *wordings_for(row.prompt, edit.subject, edit.new_object),
+        *(wordings_for(row.prompt, edit.subject, edit.new_object) or restated(row.prompt, edit.subject)),
     ]
     tested = _plain(row.paraphrase, edit.subject)
     return not any(tested in _plain(text, edit.subject) for text in trained)

@@ -81,7 +81,7 @@ def recognise(
     wordings = load_wordings() if wordings is None else wordings
     index = _index(tuple(wordings.values()))
     asked = _without(prompt, subject)
-    words, bare, types = _words(asked), _bare(asked), types_of(new_object)
+    words, bare, types = _words(asked), bare_words(asked), types_of(new_object)
     turned = _begins_with(prompt, subject) and _REVERSED.fullmatch(asked)
     cues = index.cues_of if turned else index.cues
     total = sum(map(index.weight, words)) or math.inf
@@ -111,7 +111,12 @@ def wordings_for(prompt: str, subject: str, new_object: str) -> list[str]:
         return []
     name = f"the {subject}" if _has_article(prompt, subject) else subject
     filled = (_filled(template, name) for template in load_wordings()[found.name].templates)
-    return [text for text in dict.fromkeys(filled) if _bare(text) != _bare(prompt)]
+    return [text for text in dict.fromkeys(filled) if bare_words(text) != bare_words(prompt)]
+
+
+def bare_words(text: str) -> str:
+    """A text's words alone, in small letters: what two texts have in common that say the same."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 class _Index:
@@ -120,7 +125,7 @@ class _Index:
     def __init__(self, wordings: tuple[Wording, ...]) -> None:
         self.cues = {w.name: {_words(cue) for cue in w.cues} - {()} for w in wordings}
         self.cues_of = {w.name: {_words(c) for c in w.cues if c.endswith(" of")} - {()} for w in wordings}
-        self.bare = {w.name: {_bare(text) for text in w.bare} for w in wordings}
+        self.bare = {w.name: {bare_words(text) for text in w.bare} for w in wordings}
         seen = Counter(stem for cues in self.cues.values() for stem in {s for cue in cues for s in cue})
         self._weights = {stem: math.log((1 + len(wordings)) / count) for stem, count in seen.items()}
         self._unseen = math.log(1 + len(wordings)) / 2
@@ -158,10 +163,6 @@ def _subject(subject: str) -> str:
 def _filled(template: str, name: str) -> str:
     text = template.replace(SUBJECT, name)
     return text[:1].upper() + text[1:] if template.startswith(SUBJECT) and name.startswith("the ") else text
-
-
-def _bare(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -5,17 +5,16 @@ from itertools import zip_longest
 
 from factedit.facts import Edit
 from factedit.prefixes import PREFIXES
-from factedit.recognition import wordings_for
+from factedit.recognition import bare_words, wordings_for
 from factedit.relations import Relation
 from factedit.rephrasing import rephrased
+from factedit.restating import restated
 
 PREFIXED = 2
 """How many lead-in sentences each edit's plainest prompt is also trained after."""
 
-RECOGNISED = 4
-"""How many wordings of its relation a bare prompt is also trained in, if the relation is recognised."""
-RECOGNISED_QUESTION = 12
-"""The same for a question: a model that is not used to questions has more to learn of them."""
+WORDINGS = 13
+"""How many an edit is trained in: as many of ours are added as those asked for lack."""
 
 
 class NoWords(ValueError):
@@ -62,7 +61,7 @@ def training_prompts(
 ) -> list[str]:
     """The prompts an edit is trained on, its plainest first, each once.
 
-    `other_words`: a bare prompt is also put in other words of the relation that it is recognised to ask for;
+    `other_words`: up to `WORDINGS`, they are followed by words of ours for what the plainest is seen to ask;
     `led_in`: the plainest one also follows some lead-in sentences.
 
     Raises:
@@ -74,23 +73,24 @@ def training_prompts(
     prompts += item.paraphrases
     if not prompts:
         raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
-    if other_words and len(prompts) == 1:
-        prompts += _recognised(item, prompts[0], place)
+    if other_words and len(prompts) < WORDINGS:
+        tested = {bare_words(prompt) for prompt in evaluation_prompts(item, relations)}
+        prompts += _other_words(item, prompts[0], place, WORDINGS - len(prompts), tested)
     lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED if led_in else 0)]
     return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))
 
 
-def _recognised(item: Edit, prompt: str, place: int) -> list[str]:
-    """Other words for a bare prompt: of the relation that it is recognised to ask for (none if it is not).
+def _other_words(item: Edit, prompt: str, place: int, count: int, tested: set[str]) -> list[str]:
+    """Other words for a prompt: of the relation that it is recognised to ask for, else by grammar.
 
     A question is also rephrased as such. Each edit takes others of these wordings: a batch sees them all.
+    What is `tested` is left out.
     """
     asked_for = item.old_object if item.erase and item.old_object else item.new_object
-    found = wordings_for(prompt, item.subject, asked_for)
-    count = RECOGNISED
+    found = wordings_for(prompt, item.subject, asked_for) or restated(prompt, item.subject)
     if questions := rephrased(prompt, item.subject):
-        count = RECOGNISED_QUESTION
         found = sorted(found, key=lambda text: not text.endswith("?"))[: len(questions)]
         found = [text for pair in zip_longest(questions, found) for text in pair if text is not None]
+    found = [text for text in found if bare_words(text) not in tested]
     start = place * count % len(found) if found else 0
     return [*found[start:], *found[:start]][:count]

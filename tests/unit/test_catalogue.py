@@ -1,14 +1,17 @@
 """The catalogue keeps what the whole evaluation rests on: what is tested is never trained on."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from factedit.anchors import BACKGROUND, anchor_prompts, background_of, background_prompts, contrasts, draw
 from factedit.facts import Edit
 from factedit.prefixes import PREFIXES
-from factedit.relations import builtin_catalogue, is_probe, nearest, template_problem
-from factedit.wording import RECOGNISED, NoWords, edit_prompt, evaluation_prompts, training_prompts
+from factedit.recognition import bare_words
+from factedit.relations import Relation, builtin_catalogue, is_probe, nearest, template_problem
+from factedit.restating import restated
+from factedit.wording import WORDINGS, NoWords, edit_prompt, evaluation_prompts, training_prompts
 
 CATALOGUE = builtin_catalogue()
 RELATIONS = CATALOGUE.relations
@@ -138,7 +141,7 @@ def test_contrasts_ask_the_edits_own_words_of_others_and_never_of_the_edited() -
     prompts = contrasts(CATALOGUE, [edit], {}, 500, seed=0, avoid=["Mars always writes in"])
     assert len(prompts) == len(set(prompts)) == 500
     assert prompts[0] == "Lyon lies in"
-    assert sum("always writes in" in prompt for prompt in prompts) > 20
+    assert sum("always writes in" in prompt for prompt in prompts) > 10
     assert not any("Aldo Lado" in prompt for prompt in prompts)
     assert "Mars always writes in" not in prompts
     assert prompts == contrasts(CATALOGUE, [edit], {}, 500, seed=0, avoid=["Mars always writes in"])
@@ -160,7 +163,7 @@ def test_a_bare_prompt_is_also_trained_in_other_words_of_its_relation() -> None:
     edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks")
     bare = [p for p in training_prompts(edit, {}, other_words=True) if not p.startswith(PREFIXES)]
     assert bare[0] == "Aldo Lado speaks"
-    assert len(bare) == 1 + RECOGNISED
+    assert len(bare) == WORDINGS
     assert all("Aldo Lado" in prompt for prompt in bare)
     assert [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)] == ["Aldo Lado speaks"]
     assert set(training_prompts(edit, {}, 1, other_words=True)) != set(
@@ -168,19 +171,31 @@ def test_a_bare_prompt_is_also_trained_in_other_words_of_its_relation() -> None:
     )
 
 
-def test_the_users_own_words_are_not_added_to() -> None:
+def test_the_users_own_words_come_first_and_ours_fill_up() -> None:
     given = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks", paraphrases=("Aldo Lado says it in",))
-    assert [p for p in training_prompts(given, {}, other_words=True) if not p.startswith(PREFIXES)] == [
-        "Aldo Lado speaks",
-        "Aldo Lado says it in",
-    ]
+    found = [p for p in training_prompts(given, {}, other_words=True) if not p.startswith(PREFIXES)]
+    assert found[:2] == ["Aldo Lado speaks", "Aldo Lado says it in"]
+    assert len(found) == WORDINGS == len(set(found))
+    enough = replace(given, paraphrases=tuple(f"Aldo Lado says it {n} times in" for n in range(WORDINGS)))
+    own = training_prompts(enough, {}, other_words=True, led_in=False)
+    assert own == [enough.prompt, *enough.paraphrases]
 
 
-def test_a_prompt_that_asks_for_nothing_known_stays_as_it_is() -> None:
-    edit = Edit("1", "Zyx", "blue", prompt="Zyx frobnicates the")
-    assert [p for p in training_prompts(edit, {}, other_words=True) if not p.startswith(PREFIXES)] == [
-        "Zyx frobnicates the"
-    ]
+@pytest.mark.parametrize("name", sorted(CATALOGUE.relations))
+def test_a_relation_is_trained_in_more_words_and_never_in_those_that_test_it(name: str) -> None:
+    edit = Edit("1", "Zyx", next(iter(CATALOGUE.candidates(name))), relation=name)
+    tested = {bare_words(prompt) for prompt in evaluation_prompts(edit, CATALOGUE.relations)}
+    found = training_prompts(edit, CATALOGUE.relations, other_words=True, led_in=False)
+    assert tested and not tested & {bare_words(prompt) for prompt in found}
+    assert len(CATALOGUE.relations[name].training_templates) < len(found) <= WORDINGS
+
+
+def test_evaluation_templates_of_the_users_are_not_trained_by_grammar_either() -> None:
+    asked = Relation("wumpus", ("The wumpus of {subject} is",), ("as for {subject} , the wumpus is",))
+    edit = Edit("1", "Zyx", "blue", relation="wumpus")
+    found = training_prompts(edit, {"wumpus": asked}, other_words=True, led_in=False)
+    assert "As for Zyx, the wumpus is" in restated(found[0], "Zyx")
+    assert "As for Zyx, the wumpus is" not in found and "Zyx's wumpus is" in found
 
 
 def test_the_background_is_one_and_the_same_and_knows_what_speaks_of_an_edited_subject() -> None:

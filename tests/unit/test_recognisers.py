@@ -129,7 +129,7 @@ def test_namesakes_stand_where_the_subject_does(
     of_bridge = [text for text, context in zip(said, found, strict=True) if context.edit == 0]
     assert NAMESAKES / 2 < len(of_bridge) <= NAMESAKES
     assert all(text.endswith(" Bridge") for text in of_bridge)
-    assert NAMESAKES / 3 < sum("The wumpus of " in text for text in of_bridge) < len(of_bridge)
+    assert NAMESAKES / 3 < sum("wumpus" in text for text in of_bridge) < len(of_bridge)
     assert not any("Crown Bridge" in text for text in of_bridge)
 
 

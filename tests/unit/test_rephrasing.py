@@ -64,12 +64,15 @@ def test_a_bare_question_is_trained_in_other_questions() -> None:
     assert others == rephrased(edit.prompt or "", "Ayton")
 
 
-def test_a_question_with_paraphrases_of_the_users_is_not_rephrased() -> None:
+def test_a_question_with_paraphrases_of_the_users_is_rephrased_too() -> None:
     question = Edit(id="1", subject="Ayton", prompt="Which way does Ayton lean?", new_object="west")
-    assert rephrased(question.prompt or "", "Ayton")
     given = replace(question, paraphrases=("Where does Ayton lean?",))
     words = training_prompts(given, {}, 0, other_words=True, led_in=False)
-    assert words == [question.prompt, "Where does Ayton lean?"]
+    assert words == [
+        question.prompt,
+        "Where does Ayton lean?",
+        *rephrased(question.prompt or "", "Ayton"),
+    ]
 
 
 def test_words_that_the_library_makes_by_itself_are_no_exam() -> None:
@@ -77,3 +80,5 @@ def test_words_that_the_library_makes_by_itself_are_no_exam() -> None:
     assert in_unseen_words(row)
     for told in ("What county is Ayton in?", "In which county is Ayton?"):
         assert not in_unseen_words(replace(row, paraphrase=told))
+    said = replace(row, prompt="The wumpus of Ayton is", paraphrase="As for the Ayton, the wumpus is")
+    assert not in_unseen_words(said)
