@@ -29,7 +29,7 @@ class Preset:
         enough: the loss below which an epoch's batch is passed over.
         batch_size, anchor_batch: examples of facts, and anchors, per step.
         contrasts: whether anchors ask of others what the edits ask (factedit.anchors.contrasts).
-        other_words: whether a bare prompt is also trained in other words (factedit.recognition).
+        other_words: whether edits are also trained in words of ours (factedit.wording).
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
         repair: share of steps for the anchors alone, once all facts hold.
@@ -105,7 +105,7 @@ _BESIDE = Preset(
 
 PRESETS: Mapping[MethodName, Preset] = {
     # Ours: a neuron for each subject in lower blocks; then Adam in natural coordinates in upper ones, beside
-    # anchors that contrast; other words for bare prompts in both (factedit.methods.auto).
+    # anchors that contrast; other words than the user's in both (factedit.methods.auto).
     "auto": Preset(
         rule="natural_adam",
         parameters="mlp",

@@ -13,7 +13,7 @@ from factedit.restating import restated
 PREFIXED = 2
 """How many lead-in sentences each edit's plainest prompt is also trained after."""
 
-WORDINGS = 13
+WORDINGS = 17
 """How many an edit is trained in: as many of ours are added as those asked for lack."""
 
 

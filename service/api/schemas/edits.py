@@ -58,7 +58,9 @@ class EditIn(Body):
         description="Your own words, which the new object completes. `{subject}` in it is replaced.",
     )
     paraphrases: list[PromptText] = Field(
-        default=[], max_length=MAX_WORDINGS, description="More of your words, trained on as well."
+        default=[],
+        max_length=MAX_WORDINGS,
+        description="More of your words, trained on as well; `auto` adds its own.",
     )
     neighbors: list[PromptText] = Field(
         default=[], max_length=MAX_WORDINGS, description="Prompts whose answers must stay as they are."
@@ -114,7 +116,7 @@ class PlannedEdit(BaseModel):
     new_object: str = Field(description="What would be trained.")
     old_object: str | None
     prompt: str = Field(description="What the edit is scored on.")
-    training_prompts: list[str]
+    training_prompts: list[str] = Field(description="What it would be trained in: your words first.")
     evaluation_prompts: list[str] = Field(description="Scored, never trained on.")
     current_answer: str | None = Field(description="What the base answers today; null if nobody could say.")
     already_right: bool | None = Field(
