@@ -7,6 +7,7 @@ from functools import cache
 from factedit.facts import Edit
 from factedit.recognition import load_wordings, recognise
 from factedit.relations import SUBJECT, Relation, builtin_catalogue
+from factedit.wording import edit_prompt
 
 SAYINGS = 16
 """Of each subject."""
@@ -20,7 +21,7 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
     """
     subject, catalogue = edits[0].subject, builtin_catalogue()
     rng = random.Random(f"{seed} {subject}")
-    own = {edit.relation for edit in edits} | set(_recognised(edits))
+    own = {edit.relation for edit in edits} | set(_recognised(edits, relations))
     kin = sorted({name for relation in own for name in _kin().get(relation or "", ())} - own)
     probed = {fact.relation for fact in catalogue.probe_facts() if fact.subject == subject}
     found = [f"{subject} is a"]
@@ -33,9 +34,10 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
     return found[:SAYINGS]
 
 
-def _recognised(edits: Sequence[Edit]) -> Iterator[str]:
+def _recognised(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
+    """The families that the edits are trained in words of."""
     for edit in edits:
-        if edit.prompt is not None and (seen := recognise(edit.prompt, edit.subject, edit.new_object)):
+        if seen := recognise(edit_prompt(edit, relations), edit.subject, edit.new_object):
             yield seen.name
 
 
