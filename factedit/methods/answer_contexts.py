@@ -9,7 +9,7 @@ from factedit.methods.keys import Context
 from factedit.methods.subject_keys import subject_words
 from factedit.models import LanguageModel
 from factedit.names import invented_name, made_alike
-from factedit.prompts import Example, answer_example
+from factedit.prompts import Example, answer_example, prompt_ids
 from factedit.relations import builtin_catalogue
 from factedit.task import EditTask
 from factedit.wording import plain_prompts, training_prompts
@@ -32,8 +32,12 @@ class Mistake:
 
 
 def prompts_of(task: EditTask, mistake: Mistake, turn: int) -> list[str]:
-    """The words that a neuron is to know: others than its subject's neuron was sought in, by the turn."""
-    return training_prompts(mistake.edit, task.relations, mistake.number + turn, other_words=turn > 0)
+    """The words that a neuron is to know: others than its subject's neuron was sought in, by the turn; then
+    the plainest in small letters too, if the model knows any."""
+    found = training_prompts(mistake.edit, task.relations, mistake.number + turn, other_words=turn > 0)
+    small = found[0].lower()
+    spelt = turn > 0 and task.lm.tokenizer.unk_token_id not in prompt_ids(task.lm, small)
+    return list(dict.fromkeys([*found, small])) if spelt else found
 
 
 def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> list[str]:

@@ -21,8 +21,10 @@ from factedit.methods.answer_contexts import (
     OTHERS,
     Mistake,
     plainly_formed,
+    prompts_of,
     said_of_others,
     where_others_follow,
+    whole_answers,
     word_groups,
 )
 from factedit.methods.finishing import ROUNDS, _mistakes
@@ -36,7 +38,7 @@ from factedit.methods.subjects import Written
 from factedit.methods.trust import in_the_way, trusted
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied, root_digest
-from factedit.prompts import Batch, answer_example, collate
+from factedit.prompts import Batch, answer_example, collate, prompt_ids
 from factedit.relations import builtin_catalogue
 from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
@@ -248,6 +250,19 @@ def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: L
     assert [context.lookup for context in found] == list(whole.positions[1:])
     assert [context.example.ids for context in found] == [whole.ids[: at + 1] for at in whole.positions[1:]]
     assert {context.edit for context in found} == {7}
+
+
+def test_answers_are_finished_in_small_letters_too_but_not_where_the_plain_words_fail(
+    llama: LanguageModel,
+) -> None:
+    known = replace(FRANCE, subject="Of", prompt="capital of Of is")
+    task, mistake = task_of(llama, [known], []), Mistake(known, place=0, number=0)
+    small = "capital of of is"
+    assert prompts_of(task, mistake, 1).count(small) == 1 and small not in prompts_of(task, mistake, 0)
+    said = [c.example.ids[: c.lookup + 1] for c in whole_answers(task, mistake, 1, 0)]
+    assert tuple(prompt_ids(llama, small)) in said
+    unknown = Mistake(FRANCE, place=0, number=0)
+    assert PROMPT.format("France").lower() not in prompts_of(task, unknown, 1)
 
 
 def opening(gate: Tensor) -> Recognisers:
