@@ -8,7 +8,7 @@ from factedit.names import invented_name
 from factedit.prefixes import PREFIXES
 from factedit.recognition import load_wordings
 from factedit.relations import SUBJECT, Catalogue, Relation
-from factedit.wording import training_prompts
+from factedit.wording import ours_each, training_prompts
 
 BACKGROUND = 2000
 """Prompts read for the background; on SmolLM2-135M 1,500 and 5,000 protect the probes alike."""
@@ -136,6 +136,6 @@ def contrasts(
 def _skeletons(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
     """The edits' words, lead-ins left out, with the subject's place open; those that name it."""
     for place, edit in enumerate(edits):
-        for prompt in training_prompts(edit, relations, place, other_words=True):
+        for prompt in training_prompts(edit, relations, place, ours=ours_each(len(edits))):
             if edit.subject in prompt and not prompt.startswith(PREFIXES):
                 yield prompt.replace(edit.subject, SUBJECT)

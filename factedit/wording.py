@@ -14,7 +14,15 @@ PREFIXED = 2
 """How many lead-in sentences each edit's plainest prompt is also trained after."""
 
 WORDINGS = 17
-"""How many an edit is trained in: as many of ours are added as those asked for lack."""
+"""Ours are added to an edit's own until there are so many."""
+FEW, FEW_QUESTIONS, IN_ALL = 4, 12, 512
+"""How many of ours each edit of a large batch gets, and each question: a model that is not used to questions
+has more to learn of them. Each edit takes others, so that a batch sees them all; few edits take more each."""
+
+
+def ours_each(edits: int) -> int:
+    """How many wordings of ours each of so many edits is trained in."""
+    return max(FEW, min(WORDINGS, IN_ALL // max(edits, 1)))
 
 
 class NoWords(ValueError):
@@ -56,12 +64,12 @@ def training_prompts(
     relations: Mapping[str, Relation],
     place: int = 0,
     *,
-    other_words: bool = False,
+    ours: int = 0,
     led_in: bool = True,
 ) -> list[str]:
     """The prompts an edit is trained on, its plainest first, each once.
 
-    `other_words`: up to `WORDINGS`, they are followed by words of ours for what the plainest is seen to ask;
+    `ours`: so many words of ours follow for what the plainest is seen to ask (`ours_each`), none if 0;
     `led_in`: the plainest one also follows some lead-in sentences.
 
     Raises:
@@ -73,9 +81,10 @@ def training_prompts(
     prompts += item.paraphrases
     if not prompts:
         raise NoWords(f"Edit {place} has neither a prompt nor a known relation.")
-    if other_words and len(prompts) < WORDINGS:
+    if ours and len(prompts) < WORDINGS:
         tested = {bare_words(prompt) for prompt in evaluation_prompts(item, relations)}
-        prompts += _other_words(item, prompts[0], place, WORDINGS - len(prompts), tested)
+        count = max(ours, FEW_QUESTIONS) if prompts[0].rstrip().endswith("?") else ours
+        prompts += _other_words(item, prompts[0], place, min(count, WORDINGS - len(prompts)), tested)
     lead_ins = [PREFIXES[(place * PREFIXED + i) % len(PREFIXES)] for i in range(PREFIXED if led_in else 0)]
     return list(dict.fromkeys([*prompts, *(f"{lead_in} {prompts[0]}" for lead_in in lead_ins)]))
 

@@ -13,7 +13,7 @@ from factedit.relations import Relation
 from factedit.task import EditingError, EditTask
 from factedit.training import ExampleSet, Objective
 from factedit.unmodified import relation_examples, unmodified_examples
-from factedit.wording import edit_prompt, training_prompts
+from factedit.wording import edit_prompt, ours_each, training_prompts
 
 SHARE = 0.5
 """Of unmodified facts in a batch of FTA."""
@@ -100,7 +100,8 @@ def objective_of(
 def _facts(task: EditTask, edits: Sequence[Edit]) -> tuple[list[Example], list[int]]:
     preset = task.plan.preset
     if not preset.own_prompt:
-        return training_examples(task.lm, edits, task.relations, other_words=preset.other_words)
+        ours = ours_each(len(edits)) if preset.other_words else 0
+        return training_examples(task.lm, edits, task.relations, ours=ours)
     stop = preset.target == "answer_and_stop"
     asked = [(edit_prompt(item, task.relations), item.new_object) for item in edits]
     return [answer_example(task.lm, *one, stop=stop) for one in asked], list(range(len(asked)))
@@ -117,7 +118,7 @@ def training_examples(
     edits: Sequence[Edit],
     relations: Mapping[str, Relation],
     *,
-    other_words: bool = False,
+    ours: int = 0,
     led_in: bool = True,
 ) -> tuple[list[Example], list[int]]:
     """Every prompt an edit is trained on, and the edit each belongs to; `led_in`: after a lead-in too.
@@ -129,7 +130,7 @@ def training_examples(
     for place, item in enumerate(edits):
         # A sentence that holds its own answer has its context already, and is trained on as it stands.
         led = led_in and not answers_inside(lm, item.prompt or "")
-        for prompt in training_prompts(item, relations, place, other_words=other_words, led_in=led):
+        for prompt in training_prompts(item, relations, place, ours=ours, led_in=led):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner

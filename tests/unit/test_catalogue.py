@@ -11,7 +11,16 @@ from factedit.prefixes import PREFIXES
 from factedit.recognition import bare_words
 from factedit.relations import Relation, builtin_catalogue, is_probe, nearest, template_problem
 from factedit.restating import restated
-from factedit.wording import WORDINGS, NoWords, edit_prompt, evaluation_prompts, training_prompts
+from factedit.wording import (
+    FEW,
+    FEW_QUESTIONS,
+    WORDINGS,
+    NoWords,
+    edit_prompt,
+    evaluation_prompts,
+    ours_each,
+    training_prompts,
+)
 
 CATALOGUE = builtin_catalogue()
 RELATIONS = CATALOGUE.relations
@@ -161,23 +170,30 @@ def test_a_small_batch_needs_fewer_contrasts() -> None:
 
 def test_a_bare_prompt_is_also_trained_in_other_words_of_its_relation() -> None:
     edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks")
-    bare = [p for p in training_prompts(edit, {}, other_words=True) if not p.startswith(PREFIXES)]
+    bare = [p for p in training_prompts(edit, {}, ours=16) if not p.startswith(PREFIXES)]
     assert bare[0] == "Aldo Lado speaks"
     assert len(bare) == WORDINGS
     assert all("Aldo Lado" in prompt for prompt in bare)
     assert [p for p in training_prompts(edit, {}) if not p.startswith(PREFIXES)] == ["Aldo Lado speaks"]
-    assert set(training_prompts(edit, {}, 1, other_words=True)) != set(
-        training_prompts(edit, {}, 0, other_words=True)
-    )
+    assert set(training_prompts(edit, {}, 1, ours=16)) != set(training_prompts(edit, {}, 0, ours=16))
+
+
+def test_few_edits_are_trained_in_more_of_our_words_each_than_many() -> None:
+    each = [ours_each(edits) for edits in (1, 10, 30, 50, 100, 1000)]
+    assert each == sorted(each, reverse=True) and each[0] == WORDINGS and each[-1] == FEW
+    edit = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks")
+    assert len(training_prompts(edit, {}, ours=FEW, led_in=False)) == 1 + FEW
+    asked = replace(edit, prompt="What is the mother tongue of Aldo Lado?")
+    assert len(training_prompts(asked, {}, ours=FEW, led_in=False)) == 1 + FEW_QUESTIONS
 
 
 def test_the_users_own_words_come_first_and_ours_fill_up() -> None:
     given = Edit("1", "Aldo Lado", "French", prompt="Aldo Lado speaks", paraphrases=("Aldo Lado says it in",))
-    found = [p for p in training_prompts(given, {}, other_words=True) if not p.startswith(PREFIXES)]
+    found = [p for p in training_prompts(given, {}, ours=16) if not p.startswith(PREFIXES)]
     assert found[:2] == ["Aldo Lado speaks", "Aldo Lado says it in"]
     assert len(found) == WORDINGS == len(set(found))
     enough = replace(given, paraphrases=tuple(f"Aldo Lado says it {n} times in" for n in range(WORDINGS)))
-    own = training_prompts(enough, {}, other_words=True, led_in=False)
+    own = training_prompts(enough, {}, ours=16, led_in=False)
     assert own == [enough.prompt, *enough.paraphrases]
 
 
@@ -185,7 +201,7 @@ def test_the_users_own_words_come_first_and_ours_fill_up() -> None:
 def test_a_relation_is_trained_in_more_words_and_never_in_those_that_test_it(name: str) -> None:
     edit = Edit("1", "Zyx", next(iter(CATALOGUE.candidates(name))), relation=name)
     tested = {bare_words(prompt) for prompt in evaluation_prompts(edit, CATALOGUE.relations)}
-    found = training_prompts(edit, CATALOGUE.relations, other_words=True, led_in=False)
+    found = training_prompts(edit, CATALOGUE.relations, ours=16, led_in=False)
     assert tested and not tested & {bare_words(prompt) for prompt in found}
     assert len(CATALOGUE.relations[name].training_templates) < len(found) <= WORDINGS
 
@@ -193,7 +209,7 @@ def test_a_relation_is_trained_in_more_words_and_never_in_those_that_test_it(nam
 def test_evaluation_templates_of_the_users_are_not_trained_by_grammar_either() -> None:
     asked = Relation("wumpus", ("The wumpus of {subject} is",), ("as for {subject} , the wumpus is",))
     edit = Edit("1", "Zyx", "blue", relation="wumpus")
-    found = training_prompts(edit, {"wumpus": asked}, other_words=True, led_in=False)
+    found = training_prompts(edit, {"wumpus": asked}, ours=16, led_in=False)
     assert "As for Zyx, the wumpus is" in restated(found[0], "Zyx")
     assert "As for Zyx, the wumpus is" not in found and "Zyx's wumpus is" in found
 

@@ -59,7 +59,7 @@ def test_what_is_no_question_about_the_subject_is_left_alone() -> None:
 
 def test_a_bare_question_is_trained_in_other_questions() -> None:
     edit = Edit(id="1", subject="Ayton", prompt="Which way does Ayton lean?", new_object="left")
-    words = training_prompts(edit, {}, 0, other_words=True)
+    words = training_prompts(edit, {}, 0, ours=16)
     others = [text for text in words if text != edit.prompt and not text.startswith(tuple(PREFIXES))]
     assert others == rephrased(edit.prompt or "", "Ayton")
 
@@ -67,7 +67,7 @@ def test_a_bare_question_is_trained_in_other_questions() -> None:
 def test_a_question_with_paraphrases_of_the_users_is_rephrased_too() -> None:
     question = Edit(id="1", subject="Ayton", prompt="Which way does Ayton lean?", new_object="west")
     given = replace(question, paraphrases=("Where does Ayton lean?",))
-    words = training_prompts(given, {}, 0, other_words=True, led_in=False)
+    words = training_prompts(given, {}, 0, ours=16, led_in=False)
     assert words == [
         question.prompt,
         "Where does Ayton lean?",

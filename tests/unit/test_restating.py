@@ -63,6 +63,6 @@ def test_what_is_no_statement_about_the_subject_is_left_alone() -> None:
 def test_a_statement_that_no_family_recognises_is_trained_restated() -> None:
     edit = Edit(id="1", subject="water", prompt="The boiling point of water is", new_object="90 degrees")
     assert wordings_for(edit.prompt or "", edit.subject, edit.new_object) == []
-    found = training_prompts(edit, {}, other_words=True, led_in=False)
+    found = training_prompts(edit, {}, ours=16, led_in=False)
     assert set(found) == {edit.prompt, *restated(edit.prompt or "", edit.subject)}
     assert training_prompts(edit, {}, led_in=False) == [edit.prompt]

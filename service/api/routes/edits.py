@@ -12,8 +12,7 @@ from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
 from factedit.presets import PRESETS
 from factedit.relations import Relation
-from factedit.specs import MethodName
-from factedit.wording import edit_prompt, evaluation_prompts, training_prompts
+from factedit.wording import edit_prompt, evaluation_prompts, ours_each, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
@@ -120,8 +119,8 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
         known = relations.all_relations(s)
         _, superseded = versions.next_ledger(s, base.id, edits)
         force = _by_fact(superseded)
-        method = body.method.name
-        planned = [_planned(edit, place, known, force, method) for place, edit in enumerate(edits)]
+        ours = ours_each(len(edits)) if PRESETS[body.method.name].other_words else 0
+        planned = [_planned(edit, place, known, force, ours) for place, edit in enumerate(edits)]
     plan = DryRun(
         model=model.name,
         base_version=base.id,
@@ -138,7 +137,7 @@ def _planned(
     place: int,
     known: dict[str, Relation],
     force: dict[tuple[str, ...], list[EditRow]],
-    method: MethodName,
+    ours: int,
 ) -> PlannedEdit:
     earlier = {row.id: row for key in versions.keys_of(edit) for row in force.get(key, ())}
     return PlannedEdit(
@@ -148,7 +147,7 @@ def _planned(
         new_object=edit.new_object,
         old_object=edit.old_object,
         prompt=edit_prompt(edit, known),
-        training_prompts=training_prompts(edit, known, place, other_words=PRESETS[method].other_words),
+        training_prompts=training_prompts(edit, known, place, ours=ours),
         evaluation_prompts=evaluation_prompts(edit, known),
         current_answer=None,
         already_right=None,
