@@ -85,7 +85,9 @@ def _finished(
             neurons, more = finish_answers(task, parent, words, steps)
             parent, steps = with_neurons(task.parent, neurons), steps + more
             if not (left := _left(task, parent)):
-                return parent, left, steps
+                break
+        if _few(task, left):
+            return parent, left, steps
         found.append((left, parent))
     left, parent = min(found, key=lambda each: len(each[0]))
     return parent, left, steps

@@ -27,7 +27,7 @@ from factedit.methods.answer_contexts import (
     whole_answers,
     word_groups,
 )
-from factedit.methods.finishing import ROUNDS, _mistakes
+from factedit.methods.finishing import ROUNDS, Round, _mistakes
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import (
     Recognisers,
@@ -326,12 +326,21 @@ def test_the_roots_weights_are_spared_where_all_but_a_few_edits_hold(
     llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "write_at_subjects", lambda _: Written(None, 0))
-    monkeypatch.setattr(auto, "finish_answers", lambda *_: (None, 0))
+    finished: list[Round] = []
+
+    def nothing(_: EditTask, __: Mapping[str, Tensor], words: Round, ___: int) -> tuple[None, int]:
+        finished.append(words)
+        return None, 0
+
+    monkeypatch.setattr(auto, "finish_answers", nothing)
     assert not answers(llama, FRANCE) and not answers(llama, ITALY)
     changed = run(llama, [FRANCE, ITALY])
     assert changed.metrics["changed_tensors"] != [] and changed.metrics["edits_holding"] == 2
+    assert finished == [*ROUNDS, *ROUNDS[1:]]
     monkeypatch.setattr(auto, "SPARED", 1.0)
+    finished.clear()
     spared = run(llama, [FRANCE, ITALY])
+    assert finished == [*ROUNDS]  # each round has been tried, and none is begun anew
     assert spared.metrics["changed_tensors"] == [] and spared.tensors == {}
     assert (spared.metrics["edits_holding"], spared.metrics["edits_total"]) == (0, 2)
 
