@@ -30,7 +30,7 @@ SURELY = 0.25
 """The least probability of an answer's tokens, each the most probable, that needs no fine-tuning: whatever
 changes a weight of the root's gives other prompts other answers, be it by rounding alone."""
 
-SPARED = 0.01
+SPARED = 0.025
 """The share of the edits that is left as it is rather than change the root's weights for its sake."""
 
 

@@ -348,10 +348,10 @@ def test_the_roots_weights_are_spared_where_all_but_a_few_edits_hold(
 def test_an_edit_is_one_of_its_own_batch_however_many_came_before(llama: LanguageModel) -> None:
     batch = [replace(FRANCE, id=f"new {n}") for n in range(100)]
     earlier = [replace(ITALY, id=f"old {n}") for n in range(100)]
-    assert auto._few(task_of(llama, batch, earlier), [batch[7]])
-    assert auto._few(task_of(llama, batch, earlier), [batch[7], earlier[0]])
-    assert not auto._few(task_of(llama, batch, earlier), [batch[7], batch[8]])
-    assert not auto._few(task_of(llama, batch, earlier), [batch[7], *earlier[:2]])
+    assert auto._few(task_of(llama, batch, earlier), batch[:2])
+    assert auto._few(task_of(llama, batch, earlier), [*batch[:2], *earlier[:3]])
+    assert not auto._few(task_of(llama, batch, earlier), batch[:3])
+    assert not auto._few(task_of(llama, batch, earlier), [*batch[:2], *earlier[:4]])
     assert not auto._few(task_of(llama, batch[:1], earlier), batch[:1])
     assert auto._few(task_of(llama, batch[:1], earlier), [])
 
