@@ -129,8 +129,9 @@ def training_examples(
     owner: list[int] = []
     for place, item in enumerate(edits):
         # A sentence that holds its own answer has its context already, and is trained on as it stands.
-        led = led_in and not answers_inside(lm, item.prompt or "")
-        for prompt in training_prompts(item, relations, place, ours=ours, led_in=led):
+        inside = answers_inside(lm, item.prompt or "")
+        added = 0 if inside else ours
+        for prompt in training_prompts(item, relations, place, ours=added, led_in=led_in and not inside):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)
     return examples, owner
