@@ -101,8 +101,8 @@ def _count(overlay: Mapping[str, Tensor]) -> int:
 def _few(task: EditTask, left: Sequence[Edit]) -> bool:
     """Whether they may be spared, both of this batch's edits and of all in force."""
     new = {edit.id for edit in task.edits}
-    ours = sum(edit.id in new for edit in left)
-    return ours <= SPARED * len(new) and len(left) <= SPARED * (len(task.edits) + len(task.ledger))
+    mine = sum(edit.id in new for edit in left)
+    return mine <= SPARED * len(new) and len(left) <= SPARED * (len(task.edits) + len(task.ledger))
 
 
 def _left(task: EditTask, parent: Mapping[str, Tensor]) -> list[Edit]:
