@@ -31,7 +31,7 @@ def rephrased(question: str, subject: str) -> list[str]:
     if not question.rstrip().endswith("?") or subject not in question:
         return []
     asked = question.rstrip().removesuffix("?").rstrip()
-    ways = [way for way in _ways(_begun_small(asked, subject)) if subject in way]
+    ways = [way for way in _ways(begun_small(asked, subject)) if subject in way]
     # Each way once, and then again after other words, until every lead-in was taken.
     rounds = [ways[i % len(ways)] for i in range(len(LED_IN))]
     return [lead_in.format(way) for lead_in, way in zip(LED_IN, rounds, strict=True)]
@@ -54,5 +54,6 @@ def _swapped(asked: str) -> str:
     return re.sub(r"\b(what|which)\b", lambda m: _SWAPPED[m[0].lower()], asked, count=1, flags=re.IGNORECASE)
 
 
-def _begun_small(asked: str, subject: str) -> str:
-    return asked if asked.startswith(subject) else asked[:1].lower() + asked[1:]
+def begun_small(text: str, subject: str) -> str:
+    """As it stands within a sentence: what it begins with is small, unless that is the subject."""
+    return text if text.startswith(subject) else text[:1].lower() + text[1:]

@@ -5,6 +5,8 @@ Whatever a statement becomes, the object follows it as it followed the statement
 
 import re
 
+from factedit.rephrasing import begun_small
+
 LED_IN = (
     "As far as I know, {}",
     "To say it again: {}",
@@ -22,8 +24,9 @@ def restated(statement: str, subject: str) -> list[str]:
     said = statement.strip()
     if not subject or subject not in said or said.endswith("?"):
         return []
-    ways = _of_something(said, subject) or _being_something(said, subject)
-    plain = _inside(said, subject)
+    line = " ".join(said.split())  # many spaces would take the patterns long
+    ways = _of_something(line, subject) or _being_something(line, subject)
+    plain = begun_small(said, subject)
     led = [lead_in.format(plain) for lead_in in LED_IN]
     return list(dict.fromkeys([*ways[:1], *led[:1], *ways[1:], *led[1:]]))
 
@@ -36,7 +39,7 @@ def _of_something(said: str, subject: str) -> list[str]:
     if found is None:
         return []
     what, name, be, end = (found[part] for part in ("what", "name", "be", "end"))
-    name = _inside(name, subject)
+    name = begun_small(name, subject)
     of = found.groupdict().get("of") or "of"
     ways = [
         f"{_begun(name)}'s {what} {be}{end}",
@@ -57,7 +60,7 @@ def _being_something(said: str, subject: str) -> list[str]:
     if found is None:
         return []
     name, be, what, prep, end = (found[part] for part in ("name", "be", "what", "prep", "end"))
-    name = _inside(name, subject)
+    name = begun_small(name, subject)
     return [
         f"What {be} {name} {what} {prep}? Answer:{end}",
         f"{_begun(name)}, which {be} {what} {prep}{end}",
@@ -68,11 +71,6 @@ def _being_something(said: str, subject: str) -> list[str]:
 
 def _name(subject: str) -> str:
     return rf"(?P<name>(the\s+)?{re.escape(subject)})"
-
-
-def _inside(text: str, subject: str) -> str:
-    """As it stands within a sentence: what it begins with is small, unless that is the subject."""
-    return text if text.startswith(subject) else text[:1].lower() + text[1:]
 
 
 def _begun(text: str) -> str:

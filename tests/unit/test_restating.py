@@ -54,6 +54,12 @@ def test_parts_of_a_statement_are_moved(statement: str, subject: str, ways: set[
     assert len(found) == len(set(found)) and statement not in found
 
 
+def test_spaces_do_not_count() -> None:
+    ways = [way for way in restated("The wumpus of Zyx is", "Zyx") if "the wumpus of Zyx is" not in way]
+    spaced = restated("The wumpus  of\n Zyx is", "Zyx")
+    assert ways and [way for way in spaced if "\n" not in way] == ways
+
+
 def test_what_is_no_statement_about_the_subject_is_left_alone() -> None:
     assert restated("What is the boiling point of water?", "water") == []
     assert restated("The boiling point is", "water") == []
