@@ -36,10 +36,10 @@ from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
 
-SEARCH = Search(steps=10, pace=0.3, longest=0.5, essence=2.0, enough=0.3, at_once=2)
+SEARCH = Search(steps=10, pace=0.3, longest=0.35, essence=4.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten. What
 does not hold with it is left to the answers' neurons."""
-BY_RELATION = 0.5
+BY_RELATION = 0.7
 """All lengths are so much shorter where the relation is known: such edits are finished in all of its
 templates (factedit.methods.finishing), which leaves their subjects' other facts alone."""
 SOFTLY = 0.35
