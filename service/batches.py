@@ -10,6 +10,7 @@ from factedit.relations import SUBJECT, Relation, nearest
 from factedit.wording import plain_prompts
 from service import relations
 from service.errors import Invalid
+from service.tables import EditRow
 from service.versions import fact_keys
 
 
@@ -86,6 +87,20 @@ def row_of(edit: Edit) -> dict[str, Any]:
         "paraphrases": list(edit.paraphrases),
         "neighbors": list(edit.neighbors),
     }
+
+
+def edit_of(row: EditRow) -> Edit:
+    return Edit(
+        id=row.id,
+        subject=row.subject,
+        new_object=row.new_object,
+        relation=row.relation,
+        prompt=row.prompt,
+        old_object=row.old_object,
+        paraphrases=tuple(row.paraphrases),
+        neighbors=tuple(row.neighbors),
+        erase=row.erase,
+    )
 
 
 def _filled_in(draft: Draft, known: Mapping[str, Relation]) -> Edit:

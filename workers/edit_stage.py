@@ -10,13 +10,14 @@ from sqlalchemy.orm import Session
 from factedit.manifests import LedgerEdit
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from service import events, jobs, probes, reverts, versions
+from service.batches import edit_of
 from service.ids import new_id
 from service.leases import Claim
 from service.settings import Settings
 from service.tables import EditRow, Job, Model, Version
 from service.versions import Candidate
 from workers.orders import EditDone, EditOrder
-from workers.rows import edit_of, relations_of
+from workers.rows import relations_of
 from workers.supervisor import Supervisor, still_ours
 from workers.work import WorkFailed
 

@@ -4,24 +4,10 @@ from collections.abc import Iterable, Mapping
 
 from sqlalchemy.orm import Session
 
-from factedit.facts import Edit, Probe
+from factedit.facts import Probe
 from factedit.relations import Relation
 from service import relations
 from service.tables import EditRow, ProbeRow
-
-
-def edit_of(row: EditRow) -> Edit:
-    return Edit(
-        id=row.id,
-        subject=row.subject,
-        new_object=row.new_object,
-        relation=row.relation,
-        prompt=row.prompt,
-        old_object=row.old_object,
-        paraphrases=tuple(row.paraphrases),
-        neighbors=tuple(row.neighbors),
-        erase=row.erase,
-    )
 
 
 def probe_of(row: ProbeRow) -> Probe:

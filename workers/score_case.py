@@ -8,11 +8,12 @@ from sqlalchemy.orm import Session
 from factedit.relations import Relation
 from factedit.specs import GateSpec
 from service import jobs, probes, versions
+from service.batches import edit_of
 from service.leases import Claim
 from service.tables import EditRow, Job, Model, ProbeOutcomeRow, Version
 from workers.orders import ProbeAnswer
 from workers.report import Evidence
-from workers.rows import edit_of, probe_of, relations_of
+from workers.rows import probe_of, relations_of
 from workers.selection import Selection, select
 
 

@@ -426,6 +426,35 @@ def test_a_dry_run_names_the_edits_that_it_would_supersede(api: Api, model: Mode
     assert [edit["supersedes"] for edit in said["edits"]] == [[], [france]]
 
 
+def test_a_dry_run_names_what_seems_to_want_another_object_for_the_same_fact(api: Api, model: Model) -> None:
+    """In other words: that is neither refused nor superseded, since a fact may have many objects."""
+    version = promoted_version(api.database, model, edits=[edit_row("France", "Oslo")])
+    with api.database.transaction() as s:
+        (oslo,) = versions.ledger(s, version.id)
+    words = {"subject": "France", "prompt": "The capital city of France is"}
+    bern, rome = (
+        {**words, "new_object": "Bern"},
+        {**words, "prompt": "France's capital is", "new_object": "Rome"},
+    )
+    said = api.http.post("/edits?dry_run=true", json=batch(ITALY, bern, rome)).json()
+    assert said["supersedes"] == []
+    earlier = {"edit_id": oslo.id, "place": None, "prompt": "The capital of France is the city of"}
+    assert [edit["rivals"] for edit in said["edits"]] == [
+        [],
+        [
+            {"edit_id": None, "place": 2, "prompt": rome["prompt"], "new_object": "Rome"},
+            {**earlier, "new_object": "Oslo"},
+        ],
+        [
+            {"edit_id": None, "place": 1, "prompt": bern["prompt"], "new_object": "Bern"},
+            {**earlier, "new_object": "Oslo"},
+        ],
+    ]
+    (alone,) = api.http.post("/edits?dry_run=true", json=batch(bern)).json()["edits"]
+    assert [rival["edit_id"] for rival in alone["rivals"]] == [oslo.id]
+    assert len(alone["training_prompts"]) > len(said["edits"][1]["training_prompts"])
+
+
 def test_a_dry_run_needs_no_predictor(api: Api, model: Model) -> None:
     api.predictor.dead = {"predictor"}
     response = api.http.post("/edits?dry_run=true", json=batch(FRANCE))

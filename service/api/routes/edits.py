@@ -1,6 +1,7 @@
 """POST /edits: a batch becomes a job, or, as a dry run, only a plan."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -12,12 +13,13 @@ from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
 from factedit.presets import PRESETS
 from factedit.relations import Relation
+from factedit.rivals import contested, rivals
 from factedit.wording import edit_prompt, evaluation_prompts, ours_each, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
 from service.api.routes.predict import quarantine
-from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Superseded
+from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Rival, Superseded
 from service.api.schemas.jobs import JobOut, job_out
 from service.errors import Conflict, Invalid, ServiceError
 from service.keys import Actor
@@ -117,10 +119,14 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
     with parts.database.transaction() as s:
         model, base, edits = _checked(s, parts, body)
         known = relations.all_relations(s)
-        _, superseded = versions.next_ledger(s, base.id, edits)
+        kept, superseded = versions.next_ledger(s, base.id, edits)
         force = _by_fact(superseded)
         ours = ours_each(len(edits)) if PRESETS[body.method.name].other_words else 0
-        planned = [_planned(edit, place, known, force, ours) for place, edit in enumerate(edits)]
+        alone, beside = contested(edits, [], known), _rivals(edits, kept, known)
+        planned = [
+            _planned(edit, place, known, force, 0 if edit in alone else ours, beside.get(edit, []))
+            for place, edit in enumerate(edits)
+        ]
     plan = DryRun(
         model=model.name,
         base_version=base.id,
@@ -138,6 +144,7 @@ def _planned(
     known: dict[str, Relation],
     force: dict[tuple[str, ...], list[EditRow]],
     ours: int,
+    beside: list[Rival],
 ) -> PlannedEdit:
     earlier = {row.id: row for key in versions.keys_of(edit) for row in force.get(key, ())}
     return PlannedEdit(
@@ -152,7 +159,28 @@ def _planned(
         current_answer=None,
         already_right=None,
         supersedes=sorted(earlier),
+        rivals=beside,
     )
+
+
+def _rivals(
+    edits: Sequence[Edit], kept: Sequence[EditRow], known: Mapping[str, Relation]
+) -> dict[Edit, list[Rival]]:
+    """By edit of the batch that has any, those of the batch and those that would still be in force."""
+    subjects, place = {edit.subject.casefold() for edit in edits}, {edit: n for n, edit in enumerate(edits)}
+    earlier = [batches.edit_of(row) for row in kept if row.subject.casefold() in subjects]
+    return {
+        edit: [
+            Rival(
+                edit_id=other.id or None,
+                place=place.get(other),
+                prompt=edit_prompt(other, known),
+                new_object=other.new_object,
+            )
+            for other in others
+        ]
+        for edit, others in rivals([*edits, *earlier], known).items()
+    }
 
 
 def _by_fact(rows: list[EditRow]) -> dict[tuple[str, ...], list[EditRow]]:

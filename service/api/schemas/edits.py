@@ -107,6 +107,15 @@ class Superseded(BaseModel):
     new: str = Field(description="What the fact is to become now.")
 
 
+class Rival(BaseModel):
+    """Another edit that seems to ask the same of the same subject, and wants another object."""
+
+    edit_id: str | None = Field(description="If it is in force already.")
+    place: int | None = Field(description="If it is one of this batch: its place there, from 0.")
+    prompt: str
+    new_object: str
+
+
 class PlannedEdit(BaseModel):
     """What would be done for one edit."""
 
@@ -123,6 +132,11 @@ class PlannedEdit(BaseModel):
         description="Whether that is the new object, or, for `erase`, does not mention the old one."
     )
     supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
+    rivals: list[Rival] = Field(
+        description="Edits that would be in force beside this one and seem to want another object for the "
+        "same fact, asked in other words. Two of one batch are trained in their own words alone, and so is "
+        "the earlier of two batches'. If only one is true, leave the other out, or revert its job."
+    )
 
 
 class DryRun(BaseModel):
