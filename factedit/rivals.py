@@ -51,4 +51,5 @@ def contested(edits: Sequence[Edit], ledger: Sequence[Edit], relations: Mapping[
 def _asks(edit: Edit, relations: Mapping[str, Relation]) -> set[str]:
     """What the edit asks for: the family of wordings that it is recognised by, and its relation."""
     seen = recognise(edit_prompt(edit, relations), edit.subject, edit.new_object)
-    return {*([] if seen is None else [seen.name]), *([edit.relation] if edit.relation in relations else [])}
+    found = set() if seen is None else {seen.name}
+    return found | ({edit.relation} if edit.relation is not None and edit.relation in relations else set())
