@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -15,10 +14,8 @@ from factedit.gated_mlp import gated_mlp
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.presets import PRESETS, Preset, anchors_of, misfit
 from factedit.relations import Relation
-from factedit.rivals import contested
 from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
-from factedit.wording import ours_each
 
 
 class EditingError(Exception):
@@ -136,16 +133,6 @@ class EditTask:
     progress: Callable[[dict[str, Any]], None]
     background: Callable[[Sequence[str]], Covariance]
     texts: RunningText
-
-    def ours(self, edit: Edit) -> int:
-        """How many wordings of ours an edit in force is trained in beside its own."""
-        if not self.plan.preset.other_words or edit in self._contested:
-            return 0
-        return ours_each(len(self.edits))
-
-    @cached_property
-    def _contested(self) -> set[Edit]:
-        return contested(self.edits, self.ledger, self.relations)
 
 
 class Editor(Protocol):

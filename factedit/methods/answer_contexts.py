@@ -12,7 +12,7 @@ from factedit.names import invented_name, made_alike
 from factedit.prompts import Example, answer_example, prompt_ids
 from factedit.relations import builtin_catalogue
 from factedit.task import EditTask
-from factedit.wording import plain_prompts, training_prompts
+from factedit.wording import ours_each, plain_prompts, training_prompts
 
 OTHERS = 16
 """Subjects of the catalogue, as many invented ones and as many namesakes, that each edit's words are said of:
@@ -34,7 +34,7 @@ class Mistake:
 def prompts_of(task: EditTask, mistake: Mistake, turn: int) -> list[str]:
     """The words that a neuron is to know: others than its subject's neuron was sought in, by the turn; then
     the plainest in small letters too, if the model knows any."""
-    ours = task.ours(mistake.edit) if turn else 0
+    ours = ours_each(len(task.edits)) if turn else 0
     found = training_prompts(mistake.edit, task.relations, mistake.number + turn, ours=ours)
     small = found[0].lower()
     spelt = turn > 0 and task.lm.tokenizer.unk_token_id not in prompt_ids(task.lm, small)

@@ -47,7 +47,7 @@ from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
 from factedit.trees import answer_logits
-from factedit.wording import training_prompts
+from factedit.wording import ours_each, training_prompts
 
 HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
@@ -127,10 +127,10 @@ def _mistakes(task: EditTask, words: Round) -> list[Mistake]:
     """
     asked = task.edits if words.turn else [*task.edits, *task.ledger]
     edits = [edit for edit in asked if not edit.erase]
+    ours = ours_each(len(task.edits)) if words.turn else 0
     examples: list[Example] = []
     owner: list[int] = []
     for number, edit in enumerate(edits):
-        ours = task.ours(edit) if words.turn else 0
         prompts = dict.fromkeys(
             prompt
             for turn in range(number, number + words.turn + 1)

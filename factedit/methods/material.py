@@ -1,6 +1,6 @@
 """What fine-tuning is trained on: the facts that are to hold, and the unmodified ones beside them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,8 +100,8 @@ def objective_of(
 def _facts(task: EditTask, edits: Sequence[Edit]) -> tuple[list[Example], list[int]]:
     preset = task.plan.preset
     if not preset.own_prompt:
-        most = ours_each(len(edits))
-        return training_examples(task.lm, edits, task.relations, ours=lambda item: min(most, task.ours(item)))
+        ours = ours_each(len(edits)) if preset.other_words else 0
+        return training_examples(task.lm, edits, task.relations, ours=ours)
     stop = preset.target == "answer_and_stop"
     asked = [(edit_prompt(item, task.relations), item.new_object) for item in edits]
     return [answer_example(task.lm, *one, stop=stop) for one in asked], list(range(len(asked)))
@@ -118,12 +118,10 @@ def training_examples(
     edits: Sequence[Edit],
     relations: Mapping[str, Relation],
     *,
-    ours: Callable[[Edit], int] = lambda _: 0,
+    ours: int = 0,
     led_in: bool = True,
 ) -> tuple[list[Example], list[int]]:
-    """Every prompt an edit is trained on, and the edit each belongs to.
-
-    `ours`: how many wordings of ours an edit gets; `led_in`: its plainest follows a lead-in too.
+    """Every prompt an edit is trained on, and the edit each belongs to; `led_in`: after a lead-in too.
 
     Only training templates and the user's own words; evaluation templates are never seen here.
     """
@@ -132,7 +130,7 @@ def training_examples(
     for place, item in enumerate(edits):
         # A sentence that holds its own answer has its context already, and is trained on as it stands.
         inside = answers_inside(lm, item.prompt or "")
-        added = 0 if inside else ours(item)
+        added = 0 if inside else ours
         for prompt in training_prompts(item, relations, place, ours=added, led_in=led_in and not inside):
             examples.append(answer_example(lm, prompt, item.new_object))
             owner.append(place)

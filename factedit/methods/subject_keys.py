@@ -12,7 +12,7 @@ from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, prompt_ids
 from factedit.relations import builtin_catalogue
 from factedit.task import EditTask
-from factedit.wording import training_prompts
+from factedit.wording import ours_each, training_prompts
 
 LEAD_INS = 12
 """Neutral sentences after which each subject's key is also read."""
@@ -82,7 +82,8 @@ def subject_words() -> Sequence[str]:
 
 def subject_prompts(task: EditTask, edit: Edit, place: int) -> list[str]:
     """The prompts that an edit of a subject is written in."""
-    return training_prompts(edit, task.relations, place, ours=task.ours(edit))
+    ours = ours_each(len(task.edits)) if task.plan.preset.other_words else 0
+    return training_prompts(edit, task.relations, place, ours=ours)
 
 
 def _contexts(task: EditTask, edits: Sequence[Edit], owner: int, lead_ins: int) -> list[Context]:

@@ -115,15 +115,6 @@ def task_of(lm: LanguageModel, edits: Sequence[Edit], ledger: Sequence[Edit]) ->
     return EditTask(lm, chosen, {}, edits, ledger, {}, ANCHORS, method, 0, lambda _: None, background, texts)
 
 
-def test_what_rivals_want_another_answer_to_is_trained_in_its_own_words_alone(llama: LanguageModel) -> None:
-    told = Edit("told", "Peru", "Cusco", prompt="The capital of Peru is")
-    again = Edit("again", "Peru", "Lima", prompt="Peru's capital city is")
-    other = Edit("other", "Chile", "Lima", prompt="The capital of Chile is")
-    batch, later = task_of(llama, [told, again, other], []), task_of(llama, [again], [told, other])
-    assert [batch.ours(edit) > 0 for edit in (told, again, other)] == [False, False, True]
-    assert [later.ours(edit) > 0 for edit in (told, again, other)] == [False, True, True]
-
-
 def test_each_subject_gets_one_neuron_and_its_answer(llama: LanguageModel) -> None:
     before = root_digest(llama)
     made = run(llama, [FRANCE, ITALY])

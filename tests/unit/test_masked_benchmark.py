@@ -116,7 +116,7 @@ def test_an_edit_is_trained_in_its_evidence_as_it_stands_and_never_in_the_tests_
 ) -> None:
     edits = [edit_of(cloze, "Lima") for cloze in clozes]
     examples, owner = training_examples(lm, edits, {})
-    assert training_examples(lm, edits, {}, ours=lambda _: 16) == (examples, owner)
+    assert training_examples(lm, edits, {}, ours=16) == (examples, owner)
     assert owner == list(range(len(clozes)))
     wanted = [answer_example(lm, sentence, "Lima") for cloze in clozes for sentence in cloze.evidence]
     assert examples == wanted

@@ -11,7 +11,7 @@ from factedit.cues import fired_now
 from factedit.curvature import measure
 from factedit.editing import edit
 from factedit.facts import Edit
-from factedit.methods import name_words
+from factedit.methods import name_words, subject_keys
 from factedit.methods.name_words import MOST, Readers, _words, readers
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied
@@ -38,7 +38,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 def less_surely(monkeypatch: pytest.MonkeyPatch) -> None:
     """So small a model tells words less surely, and knows none of those that ours are made of."""
     monkeypatch.setattr(name_words, "SURELY", 0.42)
-    monkeypatch.setattr("factedit.task.ours_each", lambda _: 0)
+    monkeypatch.setattr(subject_keys, "ours_each", lambda _: 0)
 
 
 def known(lm: LanguageModel, words: int) -> list[str]:

@@ -6,8 +6,8 @@ import pytest
 
 from factedit.facts import Edit
 from factedit.relations import builtin_catalogue
-from factedit.rivals import contested, rivals
 from factedit.wording import NoWords
+from service.rivals import rivals
 
 RELATIONS = builtin_catalogue().relations
 TONGUE = Edit("tongue", "Marie Curie", "English", prompt="The mother tongue of Marie Curie was")
@@ -38,9 +38,3 @@ def test_a_relation_is_rivalled_by_a_prompt_that_asks_for_it() -> None:
 def test_an_edit_without_words_is_refused() -> None:
     with pytest.raises(NoWords):
         rivals([TONGUE, replace(TONGUE, id="none", prompt=None)], {})
-
-
-def test_both_of_one_batch_are_contested_and_only_the_earlier_of_two() -> None:
-    assert contested([TONGUE, NATIVE, BORN], [], {}) == {TONGUE, NATIVE}
-    assert contested([NATIVE], [BORN, TONGUE], {}) == {TONGUE}
-    assert contested([BORN], [NATIVE, TONGUE], {}) == {NATIVE, TONGUE}

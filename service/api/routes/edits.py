@@ -13,7 +13,6 @@ from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
 from factedit.presets import PRESETS
 from factedit.relations import Relation
-from factedit.rivals import contested, rivals
 from factedit.wording import edit_prompt, evaluation_prompts, ours_each, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
@@ -24,6 +23,7 @@ from service.api.schemas.jobs import JobOut, job_out
 from service.errors import Conflict, Invalid, ServiceError
 from service.keys import Actor
 from service.predictor_client import Question, WeightsCorrupt
+from service.rivals import rivals
 from service.tables import PRODUCTION, EditRow, Model, Version
 
 router = APIRouter(tags=["edits"], route_class=StrictRoute)
@@ -122,9 +122,9 @@ def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
         kept, superseded = versions.next_ledger(s, base.id, edits)
         force = _by_fact(superseded)
         ours = ours_each(len(edits)) if PRESETS[body.method.name].other_words else 0
-        alone, beside = contested(edits, [], known), _rivals(edits, kept, known)
+        beside = _rivals(edits, kept, known)
         planned = [
-            _planned(edit, place, known, force, 0 if edit in alone else ours, beside.get(edit, []))
+            _planned(edit, place, known, force, ours, beside.get(edit, []))
             for place, edit in enumerate(edits)
         ]
     plan = DryRun(

@@ -1,10 +1,9 @@
-"""Edits that seem to ask the same of one subject in other words, and want another answer. No torch here.
+"""Edits that seem to ask the same of one subject in other words, and want another answer.
 
-They need not contradict each other: a city has many twin cities. But what is said in words that neither of
-them brought can be the answer of one alone.
+They need not contradict each other: a city has many twin cities. So nobody is refused or superseded for it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from factedit.answers import exactly
 from factedit.facts import Edit
@@ -34,18 +33,6 @@ def rivals(edits: Iterable[Edit], relations: Mapping[str, Relation]) -> dict[Edi
                 if others := [o for o in same if not exactly(o.new_object, edit.new_object)]:
                     found[edit] = others
     return found
-
-
-def contested(edits: Sequence[Edit], ledger: Sequence[Edit], relations: Mapping[str, Relation]) -> set[Edit]:
-    """The edits that may be trained in their own words alone: all others are a rival's as much as theirs.
-
-    A new edit has no rivals but those of its batch: its word is later than the ledger's.
-
-    Raises:
-        NoWords: an edit with neither a prompt nor a known relation.
-    """
-    in_all, new = rivals([*edits, *ledger], relations), rivals(edits, relations)
-    return {*new, *(edit for edit in ledger if edit in in_all)}
 
 
 def _asks(edit: Edit, relations: Mapping[str, Relation]) -> set[str]:
