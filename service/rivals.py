@@ -3,17 +3,24 @@
 They need not contradict each other: a city has many twin cities. So nobody is refused or superseded for it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
-from factedit.answers import exactly
+from factedit.answers import normalise
 from factedit.facts import Edit
 from factedit.recognition import recognise
 from factedit.relations import Relation
 from factedit.wording import edit_prompt
 
+MOST = 16
+"""Rivals that are named of one edit: enough to see what is wrong."""
+
+_Asked = dict[str, dict[str, list[Edit]]]
+"""Edits of one subject by what they ask for and which object they want."""
+
 
 def rivals(edits: Iterable[Edit], relations: Mapping[str, Relation]) -> dict[Edit, list[Edit]]:
-    """By edit, the others of its subject that are recognised to ask the same and want another object.
+    """By edit, the first `MOST` others of its subject that seem to ask the same and want another object.
 
     Edits without any, and those that erase, are left out.
 
@@ -27,16 +34,29 @@ def rivals(edits: Iterable[Edit], relations: Mapping[str, Relation]) -> dict[Edi
     found: dict[Edit, list[Edit]] = {}
     for mine in by_subject.values():
         if len(mine) > 1:
-            asks = [_asks(edit, relations) for edit in mine]
-            for edit, asked in zip(mine, asks, strict=True):
-                same = [other for other, also in zip(mine, asks, strict=True) if asked & also]
-                if others := [o for o in same if not exactly(o.new_object, edit.new_object)]:
+            asks = {edit: _asks(edit, relations) for edit in mine}
+            asked: _Asked = {}
+            for edit, what in asks.items():
+                for each in what:
+                    asked.setdefault(each, {}).setdefault(normalise(edit.new_object), []).append(edit)
+            for edit, what in asks.items():
+                if others := list(dict.fromkeys(islice(_others(edit, what, asked), MOST))):
                     found[edit] = others
     return found
 
 
-def _asks(edit: Edit, relations: Mapping[str, Relation]) -> set[str]:
+def _others(edit: Edit, what: Iterable[str], asked: _Asked) -> Iterator[Edit]:
+    """However many want the same object, only those that want another are gone through."""
+    for each in what:
+        for wanted, who in asked[each].items():
+            if wanted != normalise(edit.new_object):
+                yield from who
+
+
+def _asks(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
     """What the edit asks for: the family of wordings that it is recognised by, and its relation."""
     seen = recognise(edit_prompt(edit, relations), edit.subject, edit.new_object)
-    found = set() if seen is None else {seen.name}
-    return found | ({edit.relation} if edit.relation is not None and edit.relation in relations else set())
+    found = [] if seen is None else [seen.name]
+    if edit.relation in relations and edit.relation not in found:
+        found.append(edit.relation)
+    return found

@@ -7,7 +7,7 @@ import pytest
 from factedit.facts import Edit
 from factedit.relations import builtin_catalogue
 from factedit.wording import NoWords
-from service.rivals import rivals
+from service.rivals import MOST, rivals
 
 RELATIONS = builtin_catalogue().relations
 TONGUE = Edit("tongue", "Marie Curie", "English", prompt="The mother tongue of Marie Curie was")
@@ -38,3 +38,10 @@ def test_a_relation_is_rivalled_by_a_prompt_that_asks_for_it() -> None:
 def test_an_edit_without_words_is_refused() -> None:
     with pytest.raises(NoWords):
         rivals([TONGUE, replace(TONGUE, id="none", prompt=None)], {})
+
+
+def test_however_many_rivals_there_are_only_the_first_are_named() -> None:
+    many = [replace(TONGUE, id=f"{n}", new_object=f"object {n}") for n in range(3 * MOST)]
+    found = rivals(many, {})
+    assert found[many[0]] == many[1 : MOST + 1]
+    assert {len(others) for others in found.values()} == {MOST}
