@@ -56,7 +56,6 @@ def _others(edit: Edit, what: Iterable[str], asked: _Asked) -> Iterator[Edit]:
 def _asks(edit: Edit, relations: Mapping[str, Relation]) -> list[str]:
     """What the edit asks for: the family of wordings that it is recognised by, and its relation."""
     seen = recognise(edit_prompt(edit, relations), edit.subject, edit.new_object)
-    found = [] if seen is None else [seen.name]
-    if edit.relation in relations and edit.relation not in found:
-        found.append(edit.relation)
-    return found
+    named = relations.get(edit.relation or "")
+    names = [*([] if seen is None else [seen.name]), *([] if named is None else [named.name])]
+    return list(dict.fromkeys(names))
