@@ -3,7 +3,7 @@
 They need not contradict each other: a city has many twin cities. So nobody is refused or superseded for it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 from factedit.answers import normalise
@@ -31,18 +31,20 @@ def rivals(edits: Iterable[Edit], relations: Mapping[str, Relation]) -> dict[Edi
     for edit in edits:
         if not edit.erase:
             by_subject.setdefault(edit.subject.casefold(), []).append(edit)
-    found: dict[Edit, list[Edit]] = {}
-    for mine in by_subject.values():
-        if len(mine) > 1:
-            asks = {edit: _asks(edit, relations) for edit in mine}
-            asked: _Asked = {}
-            for edit, what in asks.items():
-                for each in what:
-                    asked.setdefault(each, {}).setdefault(normalise(edit.new_object), []).append(edit)
-            for edit, what in asks.items():
-                if others := list(dict.fromkeys(islice(_others(edit, what, asked), MOST))):
-                    found[edit] = others
-    return found
+    several = (mine for mine in by_subject.values() if len(mine) > 1)
+    return {edit: others for mine in several for edit, others in _of_one_subject(mine, relations) if others}
+
+
+def _of_one_subject(
+    mine: Sequence[Edit], relations: Mapping[str, Relation]
+) -> Iterator[tuple[Edit, list[Edit]]]:
+    asks = {edit: _asks(edit, relations) for edit in mine}
+    asked: _Asked = {}
+    for edit, what in asks.items():
+        for each in what:
+            asked.setdefault(each, {}).setdefault(normalise(edit.new_object), []).append(edit)
+    for edit, what in asks.items():
+        yield edit, list(dict.fromkeys(islice(_others(edit, what, asked), MOST)))
 
 
 def _others(edit: Edit, what: Iterable[str], asked: _Asked) -> Iterator[Edit]:

@@ -134,7 +134,7 @@ class PlannedEdit(BaseModel):
     supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
     rivals: list[Rival] = Field(
         description="Edits that would be in force beside this one and seem to want another object for the "
-        "same fact, asked in other words: each would hold in its own. If only one is true, leave the other "
+        "same fact, asked in other words: each is to hold in its own. If only one is true, leave the other "
         "out of the batch, or revert its job."
     )
 
