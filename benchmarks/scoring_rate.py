@@ -1,16 +1,17 @@
 """How fast versions are scored, beside plain generation and bare forward passes over the same tokens.
 
-    python -m benchmarks.scoring_rate [--model FOLDER] [--probes N] [--blocks 20,21]
+    python -m benchmarks.scoring_rate [--model FOLDER] [--probes N] [--blocks 20,21] [--edits 10]
 
 All rates are of one run and so of one machine in one state. The edited version is the root with noise in the
-MLPs of the chosen blocks, which moves more answers than an edit that the gate lets pass.
+MLPs of the chosen blocks, which moves more answers than an edit that the gate lets pass. With --edits there
+is another one: so many CounterFact edits by `auto`, whose neurons leave most texts alone.
 """
 
 import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cells import Json, table
-from benchmarks.engine import default_model
+from benchmarks.data import read_rows
+from benchmarks.engine import Choices, Engine
 from factedit import greedy
 from factedit.facts import Probe
-from factedit.models import LanguageModel, iter_block_tensors, load_model
+from factedit.models import LanguageModel, iter_block_tensors
+from factedit.outcomes import ProbeOutcome
 from factedit.overlay import Overlay
 from factedit.prefix_states import PrefixStates, shared_block
 from factedit.prompts import prompt_ids
 from factedit.relations import builtin_catalogue
-from factedit.scoring import PROBE_TOKENS, ProbeOutcome, score_probes
+from factedit.root_answers import RootAnswers
+from factedit.scoring import PROBE_TOKENS, score_probes
 from factedit.specs import ConstraintSpec, MethodSpec
 from factedit.task import plan
 from workers.registration import catalogue_probes
@@ -62,8 +66,16 @@ class Clock:
         return result
 
 
-def measure(lm: LanguageModel, probes: Sequence[Probe], blocks: Sequence[int] | None = None) -> Json:
-    """Every way's seconds, and what the answers have in common."""
+def measure(
+    lm: LanguageModel,
+    probes: Sequence[Probe],
+    blocks: Sequence[int] | None = None,
+    written: Overlay | None = None,
+) -> Json:
+    """Every way's seconds, and what the answers have in common.
+
+    `written`: a version of neurons alone, to be scored beside the one with noise.
+    """
     ids = [tuple(prompt_ids(lm, probe.prompt)) for probe in probes]
     edited = noisy(lm, blocks)
     states = PrefixStates(shared_block(lm, edited) or 0)
@@ -87,7 +99,9 @@ def measure(lm: LanguageModel, probes: Sequence[Probe], blocks: Sequence[int] | 
         lambda: score(edited),
     )
     small = plainly(lm, ids[:SMALL], 5)
+    left = _measure_written(lm, probes, written, said, clock) if written is not None else {}
     return {
+        **left,
         "probes": len(probes),
         "ways": [(timed.name, timed.seconds) for timed in clock.found],
         "first_block": states.block,
@@ -97,6 +111,21 @@ def measure(lm: LanguageModel, probes: Sequence[Probe], blocks: Sequence[int] | 
         "edited_same": _same([o.answer for o in root], [o.answer for o in first]),
         "same_with_states_known": first == second,
     }
+
+
+def _measure_written(
+    lm: LanguageModel, probes: Sequence[Probe], written: Overlay, said: Mapping[str, str], clock: Clock
+) -> Json:
+    def score(root: RootAnswers | None) -> list[ProbeOutcome]:
+        return score_probes(lm, written, probes, said=said, root=root)
+
+    known = RootAnswers()
+    score_probes(lm, {}, probes, said=said, root=known)
+    plain = clock("scored, written", lambda: score(None))
+    first = clock("scored, written, and learnt from", lambda: score(RootAnswers()))
+    left = len(probes) - len(known.of(lm, written, probes))
+    again = clock("scored, written, the root's answers known", lambda: score(known))
+    return {"written_left": left, "written_same_with_root_known": plain == first == again}
 
 
 def _same(left: Sequence[object], right: Sequence[object]) -> int:
@@ -166,6 +195,12 @@ def report(found: Json) -> str:
         f"the edited version: {found['edited_same']}. With states "
         f"known, the edited version's outcomes are {equal} the same.",
     ]
+    if "written_left" in found:
+        equal = "just" if found["written_same_with_root_known"] else "NOT"
+        lines.append(
+            f"Of the written version, {found['written_left']} probes are asked though the root's answers are "
+            f"known; its outcomes are {equal} the same."
+        )
     return "\n".join(lines)
 
 
@@ -176,13 +211,18 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder; the default model unless told")
     parser.add_argument("--probes", type=int, default=1000)
     parser.add_argument("--blocks", help="which blocks the edited version changes, by comma")
+    parser.add_argument("--edits", type=int, default=0, help="also a version of so many CounterFact edits")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    lm = load_model(args.model or default_model())
+    engine = Engine(args.model)
     probes = catalogue_probes(builtin_catalogue())
     random.Random(0).shuffle(probes)
     blocks = [int(block) for block in args.blocks.split(",")] if args.blocks else None
-    found = measure(lm, probes[: args.probes], blocks)
+    written = None
+    if args.edits:
+        edits = [row.edit for row in read_rows("counterfact")[: args.edits]]
+        written = engine.make(Choices.of("auto", {}), edits).edited.tensors
+    found = measure(engine.lm, probes[: args.probes], blocks, written)
     print(json.dumps(found, indent=1) if args.json else report(found))
 
 

@@ -34,7 +34,8 @@ from benchmarks.cells import (
 from benchmarks.data import DATA
 from benchmarks.engine import BENCH, Choices, Engine, asked_of, default_model, home
 from factedit.facts import Edit, Probe
-from factedit.scoring import ProbeOutcome, score_probes
+from factedit.outcomes import ProbeOutcome
+from factedit.scoring import score_probes
 from factedit.task import EditingError
 
 X, Y = "[X]", "[Y]"

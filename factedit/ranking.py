@@ -7,7 +7,7 @@ rivals that are left are spelt out, the likeliest first, until one of them wins 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Race:
         own: the object's total log-probability; as long as it is not `spelt`, a bound from above.
         rivals: those of which it is open whether they are likelier, the likeliest first.
         first: None while it is open; of a probe without candidates for good.
+        tried: the names that were spelt out, the object among them.
     """
 
     probe: Probe
@@ -46,6 +47,7 @@ class Race:
     spelt: bool
     rivals: list[Rival]
     first: bool | None = None
+    tried: list[str] = field(default_factory=list)
 
     def settle(self) -> None:
         """Leave out the rivals that can't win, once the object is spelt."""
@@ -130,6 +132,8 @@ def finish(lm: LanguageModel, races: Sequence[Race], batch_size: int) -> None:
             names if race.spelt else [race.probe.object, *names]
             for race, names in zip(left, tried, strict=True)
         ]
+        for race, names in zip(left, asked, strict=True):
+            race.tried += names
         for race, names, scores in zip(left, tried, _totals(lm, left, asked, batch_size), strict=True):
             if not race.spelt:
                 race.own, race.spelt = scores[0], True

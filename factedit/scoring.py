@@ -5,8 +5,6 @@ function scores what it is given; pairing before with after is the gate's and th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 
@@ -18,11 +16,13 @@ from factedit.facts import Edit, Probe
 from factedit.forward import target_logits
 from factedit.generation import Generation, generate, generation
 from factedit.models import LanguageModel
+from factedit.outcomes import EditOutcome, ProbeOutcome, PromptOutcome
 from factedit.overlay import Overlay, applied
 from factedit.prefix_states import PrefixStates
-from factedit.prompts import answer_example, answer_tokens, batches, prompt_ids
-from factedit.ranking import Race, begin, finish, ranked_first
+from factedit.prompts import answer_example, answer_tokens, batches, names_tokens, prompt_ids
+from factedit.ranking import Race, begin, continuation, finish, ranked_first
 from factedit.relations import Relation
+from factedit.root_answers import Ids, RootAnswers
 from factedit.wording import edit_prompt, evaluation_prompts
 
 NEW_TOKENS = 20
@@ -34,57 +34,6 @@ PROBE_TOKENS = 8
 ProgressFn = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeOutcome:
-    """What a version answers to a probe.
-
-    `ranked_first`: the true object is the most probable of the candidates; None without candidates.
-    """
-
-    probe_id: str
-    answer: str
-    answer_right: bool
-    ranked_first: bool | None
-
-    @property
-    def known(self) -> bool:
-        return self.answer_right or bool(self.ranked_first)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptOutcome:
-    """What a version answers to one prompt of an edit.
-
-    `old_ranked_first`: of an erased fact, whether its old object is still the most probable of its
-    relation's candidates; None where there are none, and of every other edit.
-    """
-
-    prompt: str
-    answer: str
-    right: bool
-    old_ranked_first: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EditOutcome:
-    """What a version answers to an edit, and to words for it that were never trained on."""
-
-    edit_id: str
-    prompt: str
-    answer: str
-    right: bool
-    stopped: bool
-    teacher_forced: bool
-    paraphrases: tuple[PromptOutcome, ...]
-    old_ranked_first: bool | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def score_probes(
     lm: LanguageModel,
     overlay: Overlay,
@@ -92,63 +41,81 @@ def score_probes(
     *,
     said: Mapping[str, str] | None = None,
     states: PrefixStates | None = None,
+    root: RootAnswers | None = None,
     batch_size: int = 64,
     progress: ProgressFn | None = None,
 ) -> list[ProbeOutcome]:
     """Answer every probe, and rank its true object among its candidates, under `overlay`.
 
-    Neither `said` nor `states` changes an outcome (factedit.greedy). `said`: by id, what another version
-    answered (`PROBE_TOKENS` at most): what is still said needs no generation. `states`: of the blocks below
-    the first that `overlay` changes (factedit.prefix_states).
+    None of `said`, `states` and `root` changes an outcome (factedit.greedy). `said`: by id, what another
+    version answered (`PROBE_TOKENS` at most): what is still said needs no generation. `states`: of the blocks
+    below the first that `overlay` changes (factedit.prefix_states). `root`: its answers, as far as they are
+    known; where `overlay` says nothing they are its own, and what is found there is kept for the next time.
     """
-    with applied(lm, overlay):
-        if lm.task == "masked":
-            answers = generate(
-                lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, _of(progress, probes)
-            )
+    if lm.task == "masked":
+        told = _of(progress, len(probes))
+        with applied(lm, overlay):
+            answers = generate(lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, told)
             first = ranked_first(lm, probes, batch_size)
-        else:
-            answers, first = _answers_and_ranks(lm, probes, said or {}, states, batch_size, progress)
-    return [
-        ProbeOutcome(
-            probe_id=probe.id,
-            answer=answer.text,
-            answer_right=begins_with(answer.text, (probe.object, *probe.aliases)),
-            ranked_first=rank,
-        )
-        for probe, answer, rank in zip(probes, answers, first, strict=True)
-    ]
+        return [_outcome_of(*one) for one in zip(probes, answers, first, strict=True)]
+    known = {} if root is None else root.of(lm, overlay, probes)
+    left = [probe for place, probe in enumerate(probes) if place not in known]
+    told = _of(progress, len(probes), before=len(known))
+    with applied(lm, overlay):
+        found = _answered(lm, left, said or {}, states, batch_size, told)
+    if root is not None:
+        root.learn(lm, overlay, zip(left, *zip(*found, strict=True), strict=True) if found else ())
+    asked = (outcome for outcome, _ in found)
+    return [known[place] if place in known else next(asked) for place in range(len(probes))]
 
 
-def _answers_and_ranks(
+def _answered(
     lm: LanguageModel,
     probes: Sequence[Probe],
     said: Mapping[str, str],
     states: PrefixStates | None,
     batch_size: int,
-    progress: ProgressFn | None,
-) -> tuple[list[Generation], list[bool | None]]:
-    """Of a causal model: what is read to check a draft also tells most of how its candidates rank."""
+    told: Callable[[int], None],
+) -> list[tuple[ProbeOutcome, list[Ids]]]:
+    """Each outcome of a causal model, and all that it depends on.
+
+    What is read to check a draft also tells most of how the candidates rank.
+    """
     races: dict[int, Race] = {}
+    prompts = [tuple(prompt_ids(lm, probe.prompt)) for probe in probes]
+    read: list[list[Ids]] = [[] for _ in probes]
 
     def seen(checked: Checked) -> None:
+        read[checked.place].append((*prompts[checked.place], *checked.read))
         race = begin(lm, probes[checked.place], checked.read, checked.logits)
         if race is not None:
             races[checked.place] = race
 
     found = greedy.checked(
         lm,
-        [prompt_ids(lm, probe.prompt) for probe in probes],
+        prompts,
         [_draft(lm, probe, said) for probe in probes],
         PROBE_TOKENS,
         batch_size,
         states=states,
         seen=seen,
-        progress=_of(progress, probes),
+        progress=told,
     )
     finish(lm, [races[place] for place in sorted(races)], batch_size)
-    ranks = [races[place].first if place in races else None for place in range(len(probes))]
-    return [generation(lm, answer) for answer in found], ranks
+    outcomes: list[ProbeOutcome] = []
+    for place, (probe, answer) in enumerate(zip(probes, found, strict=True)):
+        read[place].append((*prompts[place], *answer.tokens))
+        race = races.get(place)
+        if race is not None and race.tried:
+            spelt = names_tokens(lm, probe.prompt, race.tried)
+            read[place] += [continuation(prompts[place], tokens).ids for tokens in spelt]
+        outcomes.append(_outcome_of(probe, generation(lm, answer), race.first if race else None))
+    return [*zip(outcomes, read, strict=True)]
+
+
+def _outcome_of(probe: Probe, answer: Generation, first: bool | None) -> ProbeOutcome:
+    right = begins_with(answer.text, (probe.object, *probe.aliases))
+    return ProbeOutcome(probe.id, answer.text, right, first)
 
 
 def _draft(lm: LanguageModel, probe: Probe, said: Mapping[str, str]) -> Draft:
@@ -158,11 +125,15 @@ def _draft(lm: LanguageModel, probe: Probe, said: Mapping[str, str]) -> Draft:
     return tuple(answer_tokens(lm, probe.prompt, probe.object))
 
 
-def _of(progress: ProgressFn | None, asked: Sequence[object]) -> Callable[[int], None]:
+def _of(progress: ProgressFn | None, total: int, before: int = 0) -> Callable[[int], None]:
+    """Progress of what is left, `before` being done already."""
+
     def told(done: int) -> None:
         if progress is not None:
-            progress(done, len(asked))
+            progress(before + done, total)
 
+    if before:
+        told(0)
     return told
 
 
@@ -189,7 +160,7 @@ def score_edits(
         lengths = [len(answer_tokens(lm, p, e.new_object)) for p, e in zip(prompts, edits, strict=True)]
         room = max([NEW_TOKENS, *(n + 4 for n in lengths)])
         # Not checked: an edit is not compared with what was said before, and its answers are long.
-        answers = generate(lm, asked, room, batch_size, _of(progress, asked))
+        answers = generate(lm, asked, room, batch_size, _of(progress, len(asked)))
         forced = _teacher_forced(lm, prompts, [edit.new_object for edit in edits], batch_size)
         first = _old_ranked_first(lm, owners, asked, batch_size)
     outcomes = [_outcome(*one) for one in zip(asked, answers, owners, first, strict=True)]

@@ -19,8 +19,9 @@ from factedit.manifests import Manifest
 from factedit.methods.detectors import measured
 from factedit.model_sources import ModelInfo, import_source
 from factedit.models import LanguageModel, load_model
+from factedit.outcomes import ProbeOutcome
 from factedit.relations import Catalogue, builtin_catalogue
-from factedit.scoring import ProbeOutcome, score_probes
+from factedit.scoring import score_probes
 from factedit.specs import ConstraintSpec, MethodSpec
 from factedit.task import EditingError, plan
 from service import models, probes
@@ -28,6 +29,7 @@ from service.database import Database
 from service.errors import Conflict
 from service.settings import Settings
 from service.tables import Model, Version
+from workers import kept
 from workers.background import Background
 from workers.work import storable
 
@@ -61,13 +63,15 @@ def register(
     told("importing", 1, 1)
     asked = catalogue_probes(builtin_catalogue())
     lm = load_model(store.root_folder(digest), device=settings.device)
-    outcomes = score_probes(
-        lm,
-        {},
-        asked,
-        batch_size=settings.score_batch,
-        progress=lambda done, total: told("asking what it knows", done, total),
-    )
+    with kept.root_answers(store, digest, settings.device, settings.score_batch) as root:
+        outcomes = score_probes(
+            lm,
+            {},
+            asked,
+            root=root,
+            batch_size=settings.score_batch,
+            progress=lambda done, total: told("asking what it knows", done, total),
+        )
     _measure_background(store, digest, lm, told)
     try:
         with database.transaction() as s:

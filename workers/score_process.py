@@ -1,19 +1,17 @@
 """The score work, in the child: ask the version in production and the candidate the same questions."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from factedit.checkpoint_store import StorageFull
 from factedit.facts import Probe
 from factedit.generation import asked_again
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
-from factedit.prefix_states import PrefixStates, shared_block
+from factedit.prefix_states import PrefixStates
+from factedit.root_answers import RootAnswers
 from factedit.scoring import NEW_TOKENS, ProgressFn, score_edits, score_probes
 from factedit.wording import evaluation_prompts
+from workers import kept
 from workers.bench import Bench, complaints
 from workers.orders import Answers, EditAnswer, ProbeAnswer, ScoreDone, ScoreOrder
 from workers.work import Json, Tell
@@ -28,32 +26,17 @@ def score_work(bench: Bench, message: Json, tell: Tell) -> Json:
         before, after = bench.overlay(order, order.before), bench.overlay(order, order.after)
         tell.phase("scoring")
         count = _Count(order, tell)
-        with _states(bench, order, lm, before, after) as states:
-            old = _Version(lm, before, order, states, order.said)
+        store, size = bench.store(order.store_dir), order.batch_size
+        with (
+            kept.states(store, order.root_digest, order.device, lm, before, after) as states,
+            kept.root_answers(store, order.root_digest, order.device, size) as root,
+        ):
+            old = _Version(lm, before, order, states, root, order.said)
             first = old.answers(order.probes_before, count)
             now_said = order.said | {answer.probe_id: answer.answer for answer in first.probes}
-            new = _Version(lm, after, order, states, now_said, first.neighbors)
+            new = _Version(lm, after, order, states, root, now_said, first.neighbors)
             second = new.answers(order.probes_after, count)
         return ScoreDone(before=first, after=second).model_dump(mode="json")
-
-
-@contextmanager
-def _states(
-    bench: Bench, order: ScoreOrder, lm: LanguageModel, *overlays: Overlay
-) -> Iterator[PrefixStates | None]:
-    """What enters the first block that either version changes, from one job to the next."""
-    block = shared_block(lm, *overlays)
-    if block is None:
-        yield None
-        return
-    store = bench.store(order.store_dir)
-    where = f"{order.device} with {torch.get_num_threads()} threads"
-    key = f"states that enter block {block} of {order.root_digest} on {where}"
-    states = PrefixStates.unpacked(lm, block, store.recall(key))
-    yield states
-    if states.grown:
-        with suppress(StorageFull):  # it is only for speed
-            store.remember(key, states.packed())
 
 
 class _Count:
@@ -83,6 +66,7 @@ class _Version:
     overlay: Overlay
     order: ScoreOrder
     states: PrefixStates | None
+    root: RootAnswers
     said: Mapping[str, str]
     neighbors: Sequence[Sequence[str]] | None = None
 
@@ -96,6 +80,7 @@ class _Version:
             probes,
             said=self.said,
             states=self.states,
+            root=self.root,
             batch_size=size,
             progress=count.part(),
         )

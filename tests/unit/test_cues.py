@@ -20,6 +20,7 @@ from factedit.ragged import Part, Rows, last_logits
 from factedit.ranking import continuation, totals
 from factedit.training import ExampleSet
 from tests.support.tiny_models import tiny_model, without_attention
+from tests.support.tiny_neurons import waiting_neurons
 
 CUE = 9
 """The token at which the first neuron fires."""
@@ -36,23 +37,7 @@ def lm(tmp_path: Path) -> LanguageModel:
 
 @pytest.fixture
 def neurons(lm: LanguageModel) -> Neurons:
-    """One in block 0 that fires at tokens like CUE and says nothing; one in block 1 that speaks after it."""
-    seen: list[torch.Tensor] = []
-    handle = mlp_of(lm, 0).register_forward_pre_hook(lambda _, args: seen.append(args[0][0]))
-    with torch.no_grad():
-        lm.model(input_ids=torch.tensor([[CUE]]))
-    handle.remove()
-    key = seen[0][0]
-    width = len(key)
-    everywhere = torch.zeros(width)
-    return Neurons(
-        blocks=torch.tensor([0, 1]),
-        gate=torch.stack([key / (key @ key), everywhere]),
-        words=torch.zeros(2, width),
-        thresholds=torch.tensor([[0.5, -9.0], [-9.0, -9.0]]),
-        down=torch.stack([everywhere, 3 * torch.randn(width, generator=torch.Generator().manual_seed(0))]),
-        cues=torch.tensor([-1, 0]),
-    )
+    return waiting_neurons(lm, CUE)
 
 
 def sequences(lm: LanguageModel, count: int, seed: int) -> list[tuple[int, ...]]:

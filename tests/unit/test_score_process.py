@@ -63,7 +63,7 @@ def work(order: ScoreOrder) -> tuple[ScoreDone, list[Any]]:
     return ScoreDone.model_validate(result), said
 
 
-def test_a_job_that_is_scored_again_gives_the_same_and_reads_the_kept_states(
+def test_a_job_that_is_scored_again_gives_the_same_and_reads_what_was_kept(
     order: ScoreOrder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, said = work(order)
@@ -71,25 +71,28 @@ def test_a_job_that_is_scored_again_gives_the_same_and_reads_the_kept_states(
     assert [answer.answer for answer in first.before.probes] != [a.answer for a in first.after.probes]
     assert {message["said"] for message in said} == {"phase", "progress"}
     kept = list((order.store_dir / "statistics").iterdir())
-    assert len(kept) == 1
+    assert len(kept) == 2
     monkeypatch.setattr(PrefixStates, "_keep", None)  # nothing new is computed
+    monkeypatch.setattr(CheckpointStore, "remember", None)
     assert work(order)[0] == first
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "foreign"])
-def test_damaged_states_are_computed_anew(order: ScoreOrder, damage: str) -> None:
+def test_what_was_kept_and_is_damaged_is_computed_anew(order: ScoreOrder, damage: str) -> None:
     first, _ = work(order)
-    (kept,) = (order.store_dir / "statistics").iterdir()
-    raw = kept.read_bytes()
-    if damage == "foreign":
-        store = CheckpointStore(order.store_dir)
-        store.remember("another", {"ids": torch.zeros(3)})
-        (other,) = set((order.store_dir / "statistics").iterdir()) - {kept}
-        other.rename(kept)
-    else:
-        kept.write_bytes(raw[:-9] if damage == "cut" else raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
+    store, kept = CheckpointStore(order.store_dir), [*(order.store_dir / "statistics").iterdir()]
+    raw = {file: file.read_bytes() for file in kept}
+    for file, whole in raw.items():
+        if damage == "foreign":
+            store.remember("another", {"ids": torch.zeros(3)})
+            (other,) = set((order.store_dir / "statistics").iterdir()) - raw.keys()
+            other.rename(file)
+        else:
+            file.write_bytes(
+                whole[:-9] if damage == "cut" else whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+            )
     assert work(order)[0] == first
-    assert kept.read_bytes() == raw
+    assert {file: file.read_bytes() for file in kept} == raw
 
 
 def test_what_was_said_earlier_changes_no_answer(order: ScoreOrder) -> None:

@@ -1,0 +1,104 @@
+"""What a root answers to probes, kept from one job to the next: many a version answers most of them alike.
+
+A version whose neurons are silent (factedit.silence) in all that was read to score a probe would read and
+answer the same again. So beside each answer there is kept what was read for it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from factedit.facts import Probe
+from factedit.models import LanguageModel
+from factedit.outcomes import ProbeOutcome
+from factedit.overlay import Overlay
+from factedit.silence import can_be_silent, silent
+
+MOST = 1 << 15
+"""Probes that are kept; the catalogue has some 2,000."""
+
+Ids = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An outcome, and all sequences of tokens that it depends on."""
+
+    outcome: ProbeOutcome
+    read: tuple[Ids, ...]
+
+
+class RootAnswers:
+    """The root's outcomes, by what is asked. `grown`: since they were unpacked."""
+
+    def __init__(self, kept: Mapping[str, Kept] | None = None) -> None:
+        self.grown = False
+        self._kept = dict(kept or {})
+
+    def of(self, lm: LanguageModel, overlay: Overlay, probes: Sequence[Probe]) -> dict[int, ProbeOutcome]:
+        """By place, the outcomes that `overlay` surely leaves as they are."""
+        if not can_be_silent(overlay):
+            return {}
+        known = {at: kept for at, probe in enumerate(probes) if (kept := self._kept.get(_key(probe)))}
+        same = _silent_in_all(lm, overlay, [*known.values()])
+        return {
+            at: replace(kept.outcome, probe_id=probes[at].id)
+            for (at, kept), unmoved in zip(known.items(), same, strict=True)
+            if unmoved
+        }
+
+    def learn(
+        self,
+        lm: LanguageModel,
+        overlay: Overlay,
+        found: Iterable[tuple[Probe, ProbeOutcome, Iterable[Ids]]],
+    ) -> None:
+        """Keep what was found under `overlay`, each with what was read for it, where it is the root's too."""
+        if not can_be_silent(overlay):
+            return
+        new = {
+            key: Kept(outcome, tuple(dict.fromkeys(read)))
+            for probe, outcome, read in found
+            if (key := _key(probe)) not in self._kept
+        }
+        same = _silent_in_all(lm, overlay, [*new.values()])
+        for (key, kept), unmoved in zip(new.items(), same, strict=True):
+            if unmoved and len(self._kept) < MOST:
+                self._kept[key] = kept
+                self.grown = True
+
+    # As tensors
+
+    def packed(self) -> dict[str, Tensor]:
+        """For `unpacked`."""
+        text = json.dumps({key: asdict(kept) for key, kept in self._kept.items()})
+        return {"json": torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)}
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor] | None) -> "RootAnswers":
+        """What was packed; empty if it is not of this form."""
+        try:
+            found = json.loads(tensors["json"].numpy().tobytes())  # type: ignore[index]
+            return cls(
+                {
+                    key: Kept(ProbeOutcome(**kept["outcome"]), tuple(map(tuple, kept["read"])))
+                    for key, kept in found.items()
+                }
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return cls()
+
+
+def _silent_in_all(lm: LanguageModel, overlay: Overlay, found: Sequence[Kept]) -> list[bool]:
+    """Whether the overlay says nothing in whatever was read for each."""
+    same = iter(silent(lm, overlay, [ids for kept in found for ids in kept.read]))
+    return [all([next(same) for _ in kept.read]) for kept in found]  # noqa: C419 (each takes all of its own)
+
+
+def _key(probe: Probe) -> str:
+    asked = [probe.prompt, probe.object, probe.aliases, probe.candidates]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:32]

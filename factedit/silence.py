@@ -1,0 +1,69 @@
+"""What a version says as its root does, to the last bit: texts in which none of its neurons can speak.
+
+Most of them wait for the words of their subject's name (factedit.methods.name_words), which are read in a
+low block. Where these are not read, a few blocks tell that nothing else will fire.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from factedit.added_neurons import NAMES, Neurons
+from factedit.cues import fired_now
+from factedit.forward import up_to
+from factedit.models import LanguageModel
+from factedit.overlay import Overlay, applied
+from factedit.trees import Ids, read_rows, trees
+
+MARGIN = 0.5
+"""Thresholds are taken to be so much lower: half of what a neuron rises by. Rounding differs from batch to
+batch, and what is nearly heard (factedit.cues.AUDIBLE) might be heard in another."""
+
+
+def can_be_silent(overlay: Overlay) -> bool:
+    """Whether the overlay changes nothing where no neuron speaks."""
+    return set(overlay) <= set(NAMES)
+
+
+@torch.no_grad()
+def silent(lm: LanguageModel, overlay: Overlay, sequences: Sequence[Ids]) -> list[bool]:
+    """Whether the model says the same with `overlay` as without it after every token of each sequence.
+
+    A no is not sure: it is also said where a neuron nearly speaks, or might do so in a block that is not
+    computed. For causal models.
+    """
+    if not (overlay and can_be_silent(overlay)):
+        return [not overlay] * len(sequences)
+    neurons = Neurons.of(overlay)
+    assert neurons is not None
+    neurons = neurons.to(lm.device)
+    # Where all those that wait for nothing have been computed, the others can be told from them.
+    depth = int(neurons.blocks[(neurons.cues < 0).all(1)].max()) + 1
+    easily = replace(neurons, thresholds=neurons.thresholds - MARGIN)
+    found = [True] * len(sequences)
+    with applied(lm, easily.tensors()):
+        for rows in trees(lm, sequences):
+            with up_to(lm, depth) if depth < lm.n_blocks else nullcontext():
+                read_rows(lm, lm.model.base_model, rows)
+            if (fired := fired_now(lm.cues)) is None:
+                continue
+            heard = torch.stack([fired[each.row, list(each.path)].any(0) for each in rows.placed])
+            for each, speaks in zip(rows.placed, _may_speak(neurons, heard, depth).tolist(), strict=True):
+                found[each.sequence] = not speaks
+    return found
+
+
+def _may_speak(neurons: Neurons, heard: Tensor, depth: int) -> Tensor:
+    """In which sequences any neuron that says something has fired or might do so, bool [n].
+
+    `heard`: which have fired in the blocks below `depth`, bool [n, k].
+    """
+    might = heard.clone()
+    for block in sorted({block for block in neurons.blocks.tolist() if block >= depth}):
+        here = neurons.blocks == block
+        cues = neurons.cues[here]
+        might[:, here] = (might[:, cues] | (cues < 0)).all(-1)
+    return (might & neurons.down.any(1)).any(1)
