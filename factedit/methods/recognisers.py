@@ -25,6 +25,8 @@ LOWEST_WAITING = 0.25
 """A neuron that waits for its subject's need only know the place."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
+IN_WORDS_WAITING, IN_WORDS_WAITING_WIDTH = 0.25, 0.1
+"""Of neurons that wait: whom the words are said of is known, and words less like those learnt may ask."""
 FAINTEST = 0.05
 """A neuron that fires less than this at its own keys knows them too badly to be amplified."""
 
@@ -138,9 +140,10 @@ def recognisers(
     silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
-        known, least = _of_words(silent, seen, besides, detect)
+        known = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)
-        known, others = known / IN_WORDS_WIDTH, least / IN_WORDS_WIDTH
+        least, rise = _in_words(besides, detect)
+        known, others = known / rise[:, None], least / rise
     else:
         known = detectors(silent, keys, joint(alike, besides).keys(), seen, count) / WIDTH
         lowest = detect.new_full((count,), THRESHOLD)
@@ -162,15 +165,21 @@ def _fires(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) ->
     return fire(entering, gate.float(), words.float(), thresholds.float())
 
 
-def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> tuple[Tensor, Tensor]:
-    """(the detectors of each neuron's words, [count, d], what they must exceed, [count])."""
+def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> Tensor:
+    """The detectors of each neuron's words, [count, d]; zeros where any words will do."""
     at = words.at.keys()
     nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
     count = max(words.groups) + 1
     found = detectors(silent, at, nothing, texts, count) if count else detect[:0]
-    found = torch.cat([found, 0 * detect[:1]])  # the last one, of any words, need not exceed anything
-    groups = torch.tensor(words.groups, device=detect.device)
-    return found[groups], torch.where(groups < 0, detect.new_tensor(-1.0), detect.new_tensor(IN_WORDS))
+    return torch.cat([found, 0 * detect[:1]])[torch.tensor(words.groups, device=detect.device)]
+
+
+def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What the detectors of the words must exceed, below 0 where any will do, and how they rise, [count]."""
+    least = [IN_WORDS_WAITING if waits else IN_WORDS for waits in words.waits]
+    rise = [IN_WORDS_WAITING_WIDTH if waits else IN_WORDS_WIDTH for waits in words.waits]
+    anyhow = [-1.0 if group < 0 else above for group, above in zip(words.groups, least, strict=True)]
+    return like.new_tensor(anyhow), like.new_tensor(rise)
 
 
 def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tensor:
@@ -179,12 +188,12 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
     Above all that it says where its words are at tokens of text, unless it waits, and above nearly all that
     it says at what it is tried on.
     """
-    waits = torch.tensor(words.waits, device=detect.device)
+    waits, (in_words, _) = torch.tensor(words.waits, device=detect.device), _in_words(words, detect)
     least = detect.new_zeros(len(detect))
     if len(texts) and not bool(waits.all()):
-        least = torch.where(waits, least, _said(detect, known, texts).amax(0).double())
+        least = torch.where(waits, least, _said(detect, known, in_words, texts).amax(0).double())
     unseen = words.unseen.keys()
-    said = _said(detect, known, unseen.rows)
+    said = _said(detect, known, in_words, unseen.rows)
     for place in range(len(detect)):
         mine = said[unseen.owner == place, place].sort(descending=True).values
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
@@ -193,7 +202,7 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
     return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 
-def _said(detect: Tensor, known: Tensor, entering: Tensor) -> Tensor:
+def _said(detect: Tensor, known: Tensor, in_words: Tensor, entering: Tensor) -> Tensor:
     """What detectors say where their words are, and 0 elsewhere, [n, count]."""
-    in_words = entering @ known.to(entering.dtype).T > IN_WORDS
-    return torch.where(in_words, entering @ detect.to(entering.dtype).T, 0.0)
+    there = entering @ known.to(entering.dtype).T > in_words.clamp_min(0)
+    return torch.where(there, entering @ detect.to(entering.dtype).T, 0.0)

@@ -13,11 +13,15 @@ from factedit.methods import subject_keys
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import (
     IN_WORDS,
+    IN_WORDS_WAITING,
+    IN_WORDS_WAITING_WIDTH,
+    IN_WORDS_WIDTH,
     LOWEST,
     LOWEST_WAITING,
     MARGIN,
     Reading,
     Words,
+    _in_words,
     _lowest,
     _of_words,
     recognisers,
@@ -158,8 +162,14 @@ def test_who_fires_in_any_words_is_told_none(llama: LanguageModel) -> None:
     example = answer_example(llama, PROMPT.format("France"), "Rome")
     at = Reading([Context(0, example, 0, 1.0, bare=True)], torch.tensor([[1.0, 0.0]]), torch.ones(1))
     nothing = Reading([], torch.zeros(0, 2), torch.ones(0))
-    for mine, wanted in (([0, -1], [IN_WORDS, -1.0]), ([-1, -1], [-1.0, -1.0])):
-        words = Words(at if 0 in mine else nothing, mine, nothing, [0.1] * 2, [True] * 2)
-        rows, above = _of_words(torch.eye(2).double(), torch.zeros(0, 2), words, torch.ones(2, 2).double())
-        assert above.tolist() == wanted
+    for mine, wanted in (
+        ([0, 0], [IN_WORDS_WAITING, IN_WORDS]),
+        ([0, -1], [IN_WORDS_WAITING, -1.0]),
+        ([-1, -1], [-1.0, -1.0]),
+    ):
+        words = Words(at if 0 in mine else nothing, mine, nothing, [0.1] * 2, [True, mine[1] < 0])
+        rows = _of_words(torch.eye(2).double(), torch.zeros(0, 2), words, torch.ones(2, 2).double())
+        least, rise = _in_words(words, rows)
+        assert least.tolist() == wanted
+        assert rise.tolist() == [IN_WORDS_WAITING_WIDTH if waits else IN_WORDS_WIDTH for waits in words.waits]
         assert [bool(row.any()) for row in rows] == [group == 0 for group in mine]
