@@ -141,10 +141,21 @@ class FrozenContexts(ExampleSet):
 
 @torch.no_grad()
 def can_freeze(lm: LanguageModel, examples: Sequence[Example], first_block: int) -> bool:
-    """Whether this model answers alike both ways: tried on its first examples, with the root's weights."""
+    """Whether this model answers alike both ways: tried on its first examples.
+
+    What can be done from a block on is not tried again for examples that are no longer.
+    """
     if lm.task != "causal" or not examples:
         return False
     some = list(examples[:4])
+    longest = max(len(example.ids) for example in some)
+    tried: dict[int, int] = lm.__dict__.setdefault("_frozen_from", {})
+    if longest > tried.get(first_block, 0) and _freezes(lm, some, first_block):
+        tried[first_block] = longest
+    return longest <= tried.get(first_block, 0)
+
+
+def _freezes(lm: LanguageModel, some: Sequence[Example], first_block: int) -> bool:
     try:
         _, frozen = FrozenContexts(lm, some, range(len(some)), first_block).logits(range(len(some)))
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError):

@@ -16,14 +16,14 @@ from factedit.scoring import PROBE_TOKENS
 
 @contextmanager
 def states(
-    store: CheckpointStore, root_digest: str, device: str, lm: LanguageModel, *overlays: Overlay
+    store: CheckpointStore, root_digest: str, lm: LanguageModel, *overlays: Overlay
 ) -> Iterator[PrefixStates | None]:
     """What enters the first block that any of the overlays changes."""
     block = shared_block(lm, *overlays)
     if block is None:
         yield None
         return
-    where = f"{device} with {torch.get_num_threads()} threads"
+    where = f"{lm.device.type} with {torch.get_num_threads()} threads"
     key = f"states that enter block {block} of {root_digest} on {where}"
     found = PrefixStates.unpacked(lm, block, store.recall(key))
     yield found
@@ -33,13 +33,13 @@ def states(
 
 @contextmanager
 def root_answers(
-    store: CheckpointStore, root_digest: str, device: str, batch_size: int
+    store: CheckpointStore, root_digest: str, lm: LanguageModel, batch_size: int
 ) -> Iterator[RootAnswers]:
     """What the root answers to probes.
 
     Whatever the number of threads, which rounding may depend on: so it is with all comparisons of versions.
     """
-    key = f"answers of {root_digest} in {PROBE_TOKENS} tokens, {batch_size} at once, on {device}"
+    key = f"answers of {root_digest} in {PROBE_TOKENS} tokens, {batch_size} at once, on {lm.device.type}"
     found = RootAnswers.unpacked(store.recall(key))
     yield found
     if found.grown:

@@ -63,7 +63,7 @@ def register(
     told("importing", 1, 1)
     asked = catalogue_probes(builtin_catalogue())
     lm = load_model(store.root_folder(digest), device=settings.device)
-    with kept.root_answers(store, digest, settings.device, settings.score_batch) as root:
+    with kept.root_answers(store, digest, lm, settings.score_batch) as root:
         outcomes = score_probes(
             lm,
             {},

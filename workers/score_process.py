@@ -28,8 +28,8 @@ def score_work(bench: Bench, message: Json, tell: Tell) -> Json:
         count = _Count(order, tell)
         store, size = bench.store(order.store_dir), order.batch_size
         with (
-            kept.states(store, order.root_digest, order.device, lm, before, after) as states,
-            kept.root_answers(store, order.root_digest, order.device, size) as root,
+            kept.states(store, order.root_digest, lm, before, after) as states,
+            kept.root_answers(store, order.root_digest, lm, size) as root,
         ):
             old = _Version(lm, before, order, states, root, order.said)
             first = old.answers(order.probes_before, count)

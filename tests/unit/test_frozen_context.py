@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from factedit import frozen_context
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, next_token_example
@@ -84,10 +85,27 @@ def test_a_masked_model_has_no_context_to_freeze(shape: str, tmp_path: Path) -> 
     assert not can_freeze(lm, [answer_example(lm, PROMPT.format("France"), "Rome")], 1)
 
 
-def test_a_model_that_answers_otherwise_from_a_frozen_context_is_not_frozen(
-    lm: LanguageModel, monkeypatch: pytest.MonkeyPatch
+def test_what_was_tried_is_tried_again_for_longer_examples_and_other_blocks_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = FrozenContexts._read
+    lm, tried = tiny_model(tmp_path, "llama"), list[int]()
+
+    def freezes(_: LanguageModel, __: Sequence[Example], block: int) -> bool:
+        tried.append(block)
+        return True
+
+    monkeypatch.setattr(frozen_context, "_freezes", freezes)
+    some = sorted(examples(lm), key=lambda example: len(example.ids))
+    assert len(some[0].ids) < len(some[-1].ids)
+    for asked, block in ((some[:1], 1), (some[:1], 1), (some[-1:], 1), (some[:1], 1), (some[:1], 2)):
+        assert can_freeze(lm, asked, block)
+    assert tried == [1, 1, 2]
+
+
+def test_a_model_that_answers_otherwise_from_a_frozen_context_is_not_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, kept = tiny_model(tmp_path, "llama"), FrozenContexts._read
 
     def forgetful(self: FrozenContexts, rows: Rows) -> None:
         kept(self, rows)
