@@ -143,16 +143,18 @@ class FrozenContexts(ExampleSet):
 def can_freeze(lm: LanguageModel, examples: Sequence[Example], first_block: int) -> bool:
     """Whether this model answers alike both ways: tried on its first examples.
 
-    What can be done from a block on is not tried again for examples that are no longer.
+    What can be done from a block on is not tried again for examples that are no longer: it is a matter of the
+    model's kind, and of whether neurons are at work that may wait (factedit.cues).
     """
     if lm.task != "causal" or not examples:
         return False
     some = list(examples[:4])
     longest = max(len(example.ids) for example in some)
-    tried: dict[int, int] = lm.__dict__.setdefault("_frozen_from", {})
-    if longest > tried.get(first_block, 0) and _freezes(lm, some, first_block):
-        tried[first_block] = longest
-    return longest <= tried.get(first_block, 0)
+    tried: dict[tuple[int, bool], int] = lm.__dict__.setdefault("_frozen_from", {})
+    state = first_block, lm.cues is None
+    if longest > tried.get(state, 0) and _freezes(lm, some, first_block):
+        tried[state] = longest
+    return longest <= tried.get(state, 0)
 
 
 def _freezes(lm: LanguageModel, some: Sequence[Example], first_block: int) -> bool:

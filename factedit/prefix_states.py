@@ -1,6 +1,6 @@
 """What enters a block while the root reads: the same in every version that changes nothing below the block.
 
-So it is computed once for each sequence of tokens and kept, on the disk too (workers.score_process). With
+So it is computed once for each sequence of tokens and kept, on the disk too (workers.kept). With
 batches of one shape (factedit.fixed_shape) it is, to the last bit, what a pass through all blocks computes.
 """
 

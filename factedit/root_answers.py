@@ -19,7 +19,9 @@ from factedit.overlay import Overlay
 from factedit.silence import can_be_silent, silent
 
 MOST = 1 << 15
-"""Probes that are kept; the catalogue has some 2,000."""
+"""Probes that are kept, the last ones; the catalogue has some 2,000."""
+FORM = 1
+"""To be raised whenever outcomes come to be found otherwise: what was kept before is of no use then."""
 
 Ids = tuple[int, ...]
 
@@ -44,32 +46,19 @@ class RootAnswers:
         if not can_be_silent(overlay):
             return {}
         known = {at: kept for at, probe in enumerate(probes) if (kept := self._kept.get(_key(probe)))}
-        same = _silent_in_all(lm, overlay, [*known.values()])
+        read = [(at, ids) for at, kept in known.items() for ids in kept.read]
+        unmoved = silent(lm, overlay, [ids for _, ids in read])
+        moved = {at for (at, _), same in zip(read, unmoved, strict=True) if not same}
         return {
-            at: replace(kept.outcome, probe_id=probes[at].id)
-            for (at, kept), unmoved in zip(known.items(), same, strict=True)
-            if unmoved
+            at: replace(kept.outcome, probe_id=probes[at].id) for at, kept in known.items() if at not in moved
         }
 
-    def learn(
-        self,
-        lm: LanguageModel,
-        overlay: Overlay,
-        found: Iterable[tuple[Probe, ProbeOutcome, Iterable[Ids]]],
-    ) -> None:
-        """Keep what was found under `overlay`, each with what was read for it, where it is the root's too."""
-        if not can_be_silent(overlay):
-            return
-        new = {
-            key: Kept(outcome, tuple(dict.fromkeys(read)))
-            for probe, outcome, read in found
-            if (key := _key(probe)) not in self._kept
-        }
-        same = _silent_in_all(lm, overlay, [*new.values()])
-        for (key, kept), unmoved in zip(new.items(), same, strict=True):
-            if unmoved and len(self._kept) < MOST:
-                self._kept[key] = kept
-                self.grown = True
+    def keep(self, probe: Probe, outcome: ProbeOutcome, read: Iterable[Ids]) -> None:
+        """What the root itself answered, and all that was read for it."""
+        if len(self._kept) >= MOST:
+            del self._kept[next(iter(self._kept))]
+        self._kept[_key(probe)] = Kept(outcome, tuple(dict.fromkeys(read)))
+        self.grown = True
 
     # As tensors
 
@@ -91,12 +80,6 @@ class RootAnswers:
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             return cls()
-
-
-def _silent_in_all(lm: LanguageModel, overlay: Overlay, found: Sequence[Kept]) -> list[bool]:
-    """Whether the overlay says nothing in whatever was read for each."""
-    same = iter(silent(lm, overlay, [ids for kept in found for ids in kept.read]))
-    return [all([next(same) for _ in kept.read]) for kept in found]  # noqa: C419 (each takes all of its own)
 
 
 def _key(probe: Probe) -> str:

@@ -47,10 +47,11 @@ def score_probes(
 ) -> list[ProbeOutcome]:
     """Answer every probe, and rank its true object among its candidates, under `overlay`.
 
-    None of `said`, `states` and `root` changes an outcome (factedit.greedy). `said`: by id, what another
-    version answered (`PROBE_TOKENS` at most): what is still said needs no generation. `states`: of the blocks
-    below the first that `overlay` changes (factedit.prefix_states). `root`: its answers, as far as they are
-    known; where `overlay` says nothing they are its own, and what is found there is kept for the next time.
+    None of `said`, `states` and `root` changes an answer (factedit.greedy), nor a rank, but for ties that
+    rounding decides. `said`: by id, what another version answered (`PROBE_TOKENS` at most): what is still
+    said needs no generation. `states`: of the blocks below the first that `overlay` changes
+    (factedit.prefix_states). `root`: its answers, as far as they are known; where none of the overlay's
+    neurons can speak they are its own. What the root is asked here is kept in it.
     """
     if lm.task == "masked":
         told = _of(progress, len(probes))
@@ -63,8 +64,9 @@ def score_probes(
     told = _of(progress, len(probes), before=len(known))
     with applied(lm, overlay):
         found = _answered(lm, left, said or {}, states, batch_size, told)
-    if root is not None:
-        root.learn(lm, overlay, zip(left, *zip(*found, strict=True), strict=True) if found else ())
+    if root is not None and not overlay:
+        for probe, (outcome, read) in zip(left, found, strict=True):
+            root.keep(probe, outcome, read)
     asked = (outcome for outcome, _ in found)
     return [known[place] if place in known else next(asked) for place in range(len(probes))]
 

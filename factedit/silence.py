@@ -15,7 +15,7 @@ from factedit.added_neurons import NAMES, Neurons
 from factedit.cues import fired_now
 from factedit.forward import up_to
 from factedit.models import LanguageModel
-from factedit.overlay import Overlay, applied
+from factedit.overlay import Overlay, applied, check_fits
 from factedit.trees import Ids, read_rows, trees
 
 MARGIN = 0.5
@@ -34,11 +34,14 @@ def silent(lm: LanguageModel, overlay: Overlay, sequences: Sequence[Ids]) -> lis
 
     A no is not sure: it is also said where a neuron nearly speaks, or might do so in a block that is not
     computed. For causal models.
+
+    Raises:
+        OverlayMismatch
     """
-    if not (overlay and can_be_silent(overlay)):
-        return [not overlay] * len(sequences)
+    check_fits(lm, overlay)
     neurons = Neurons.of(overlay)
-    assert neurons is not None
+    if neurons is None or not len(neurons.blocks) or not can_be_silent(overlay):
+        return [can_be_silent(overlay)] * len(sequences)
     neurons = neurons.to(lm.device)
     # Where all those that wait for nothing have been computed, the others can be told from them.
     depth = int(neurons.blocks[(neurons.cues < 0).all(1)].max()) + 1
@@ -50,18 +53,18 @@ def silent(lm: LanguageModel, overlay: Overlay, sequences: Sequence[Ids]) -> lis
                 read_rows(lm, lm.model.base_model, rows)
             if (fired := fired_now(lm.cues)) is None:
                 continue
-            heard = torch.stack([fired[each.row, list(each.path)].any(0) for each in rows.placed])
-            for each, speaks in zip(rows.placed, _may_speak(neurons, heard, depth).tolist(), strict=True):
+            awake = torch.stack([fired[each.row, list(each.path)].any(0) for each in rows.placed])
+            for each, speaks in zip(rows.placed, _any_speaks(neurons, awake, depth).tolist(), strict=True):
                 found[each.sequence] = not speaks
     return found
 
 
-def _may_speak(neurons: Neurons, heard: Tensor, depth: int) -> Tensor:
+def _any_speaks(neurons: Neurons, awake: Tensor, depth: int) -> Tensor:
     """In which sequences any neuron that says something has fired or might do so, bool [n].
 
-    `heard`: which have fired in the blocks below `depth`, bool [n, k].
+    `awake`: which have fired in the blocks below `depth`, bool [n, k].
     """
-    might = heard.clone()
+    might = awake.clone()
     for block in sorted({block for block in neurons.blocks.tolist() if block >= depth}):
         here = neurons.blocks == block
         cues = neurons.cues[here]

@@ -10,7 +10,7 @@ from factedit.checkpoint_store import CheckpointStore, StorageFull
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay
 from factedit.prefix_states import PrefixStates, shared_block
-from factedit.root_answers import RootAnswers
+from factedit.root_answers import FORM, RootAnswers
 from factedit.scoring import PROBE_TOKENS
 
 
@@ -39,7 +39,8 @@ def root_answers(
 
     Whatever the number of threads, which rounding may depend on: so it is with all comparisons of versions.
     """
-    key = f"answers of {root_digest} in {PROBE_TOKENS} tokens, {batch_size} at once, on {lm.device.type}"
+    how = f"in {PROBE_TOKENS} tokens, {batch_size} at once, on {lm.device.type}, form {FORM}"
+    key = f"answers of {root_digest} {how}"
     found = RootAnswers.unpacked(store.recall(key))
     yield found
     if found.grown:

@@ -24,8 +24,6 @@ TEXTS = 0.8
 """Share of running text in what detectors are to be silent at; prompts are the rest."""
 AT_LEAST, AT_MOST = 0.75, 0.38
 """What a detector is to say of its subject in each context, and of each name that sounds like it."""
-EXACTLY = 512
-"""So many products are summed in single precision: nearly exact, and several times as fast as in double."""
 ROUNDS, FIRST_WEIGHT, LAST_WEIGHT = 6, 0.2, 10.0
 """A key of which a detector says something else weighs more in the next round, twice as much each time."""
 
@@ -147,10 +145,8 @@ def silent_at(covariance: Tensor, texts: Tensor) -> Tensor:
     """
     if not len(texts):
         return covariance.double()
-    squared = torch.zeros_like(covariance, dtype=torch.float64)
-    for rows in texts.split(EXACTLY):
-        squared += (rows.T @ rows).double()
-    return (1 - TEXTS) * covariance.double() + TEXTS * squared / len(texts)
+    rows = texts.double()
+    return (1 - TEXTS) * covariance.double() + TEXTS * rows.T @ rows / len(rows)
 
 
 def _normal(covariance: Tensor, subjects: Keys) -> tuple[Tensor, Tensor]:

@@ -203,6 +203,9 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
 
 
 def _said(detect: Tensor, known: Tensor, in_words: Tensor, entering: Tensor) -> Tensor:
-    """What detectors say where their words are, and 0 elsewhere, [n, count]."""
+    """What detectors say where their words are, and 0 elsewhere, [n, count].
+
+    So those that any words will do for, which have none of their own, say nothing.
+    """
     there = entering @ known.to(entering.dtype).T > in_words.clamp_min(0)
     return torch.where(there, entering @ detect.to(entering.dtype).T, 0.0)

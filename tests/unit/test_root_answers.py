@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from factedit import greedy
-from factedit.added_neurons import Neurons
+from factedit import greedy, root_answers
+from factedit.added_neurons import FIELDS, Neurons
 from factedit.facts import Probe
 from factedit.forward import target_logits
 from factedit.models import LanguageModel
 from factedit.outcomes import ProbeOutcome
-from factedit.overlay import Overlay, applied
+from factedit.overlay import Overlay, OverlayMismatch, applied
 from factedit.prompts import Example, collate, prompt_ids
 from factedit.root_answers import RootAnswers
 from factedit.scoring import score_probes
-from factedit.silence import silent
-from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, tiny_model, without_attention
+from factedit.silence import _any_speaks, silent
+from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, SPECIAL, tiny_model, without_attention
 from tests.support.tiny_neurons import waiting_neurons
 
 CUE = "Germany"
@@ -36,7 +36,10 @@ def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
 @pytest.fixture(scope="module")
 def neurons(lm: LanguageModel) -> Neurons:
     """As steep as those that the library makes."""
-    found = waiting_neurons(lm, cue(lm))
+    return steep(waiting_neurons(lm, cue(lm)))
+
+
+def steep(found: Neurons) -> Neurons:
     return replace(found, gate=10 * found.gate, thresholds=torch.tensor([[8.0, -9.0], [-9.0, -9.0]]))
 
 
@@ -103,6 +106,38 @@ def test_only_neurons_can_be_silent_and_a_root_always_is(lm: LanguageModel, neur
     assert silent(lm, {}, [(7, 8)]) == [True]
 
 
+def chain(*, cues: list[list[int]], speaks: list[int]) -> Neurons:
+    """Four of them, the first two of which read in block 0; the others wait, in blocks 1 and 2."""
+    zeros, down = torch.zeros(4, 3), torch.zeros(4, 3)
+    down[speaks] = 1.0
+    return Neurons(torch.tensor([0, 0, 1, 2]), zeros, zeros, torch.zeros(4, 2), down, torch.tensor(cues))
+
+
+@pytest.mark.parametrize(
+    ("cues", "speaks", "awake", "wanted"),
+    [
+        ([[-1, -1], [-1, -1], [0, -1], [2, -1]], [3], [True, False], True),  # through one that waits itself
+        ([[-1, -1], [-1, -1], [0, -1], [2, -1]], [3], [False, True], False),
+        ([[-1, -1], [-1, -1], [0, 1], [2, -1]], [2, 3], [True, False], False),  # two are waited for
+        ([[-1, -1], [-1, -1], [0, 1], [2, -1]], [2, 3], [True, True], True),
+        ([[-1, -1], [-1, -1], [0, -1], [1, -1]], [3], [True, False], False),  # what has heard says nothing
+        ([[-1, -1], [-1, -1], [0, -1], [1, -1]], [0], [True, False], True),
+    ],
+)
+def test_who_waits_may_speak_if_all_that_it_waits_for_might(
+    cues: list[list[int]], speaks: list[int], awake: list[bool], wanted: bool
+) -> None:
+    heard = torch.tensor([[*awake, False, False], [False] * 4])
+    assert _any_speaks(chain(cues=cues, speaks=speaks), heard, depth=1).tolist() == [wanted, False]
+
+
+def test_an_overlay_must_fit_and_may_have_no_neurons(lm: LanguageModel, neurons: Neurons) -> None:
+    none = Neurons(*(getattr(neurons, field)[:0] for field in FIELDS))
+    assert silent(lm, none.tensors(), [(7, 8)]) == [True]
+    with pytest.raises(OverlayMismatch):
+        silent(lm, {"neurons.cues": neurons.cues}, [(7, 8)])
+
+
 # Outcomes
 
 
@@ -142,11 +177,34 @@ def test_what_the_root_has_answered_is_not_asked_again(
     assert len(asked[2]) == 6
 
 
-def test_of_a_version_that_is_learnt_which_is_the_roots_too(lm: LanguageModel, neurons: Neurons) -> None:
-    learnt, root = RootAnswers(), score_probes(lm, {}, probes())
-    score_probes(lm, neurons.tensors(), probes(), root=learnt)
-    found = learnt.of(lm, {}, probes())
-    assert found == {place: outcome for place, outcome in enumerate(root) if COUNTRIES[place] != CUE}
+def test_only_the_root_is_learnt_from(lm: LanguageModel, neurons: Neurons) -> None:
+    known = RootAnswers()
+    score_probes(lm, neurons.tensors(), probes(), root=known)
+    assert not known.grown
+
+
+@pytest.mark.parametrize("where", ["answer", "draft"])
+def test_all_that_was_read_counts(lm: LanguageModel, where: str) -> None:
+    """A neuron that hears a word of the answer, or of a draft that was wrong, may change what follows."""
+    known = RootAnswers()
+    root = score_probes(lm, {}, probes(), root=known)
+    tried = 0
+    for place, (probe, outcome) in enumerate(zip(probes(), root, strict=True)):
+        draft, answer = prompt_ids(lm, probe.object), prompt_ids(lm, outcome.answer)
+        elsewhere = {*prompt_ids(lm, probe.prompt), *(answer if where == "draft" else draft)}
+        words = {token for token in (draft if where == "draft" else answer) if token >= len(SPECIAL)}
+        for token in words - elsewhere:
+            speaking = steep(waiting_neurons(lm, token)).tensors()
+            assert place not in known.of(lm, speaking, probes())
+            tried += 1
+    assert tried
+
+
+def test_the_last_ones_are_kept(lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(root_answers, "MOST", 4)
+    known = RootAnswers()
+    score_probes(lm, {}, probes(), root=known)
+    assert sorted(known.of(lm, {}, probes())) == [2, 3, 4, 5]
 
 
 def test_candidates_that_wake_a_neuron_count(lm: LanguageModel, neurons: Neurons) -> None:
