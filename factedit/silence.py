@@ -21,7 +21,7 @@ from factedit.trees import Ids, read_rows, trees
 MARGIN = 1.0
 """Thresholds are taken to be so much lower, by what a neuron rises by: rounding differs from batch to batch.
 
-Measured on SmolLM2 in bfloat16, 300 prompts in batches of two shapes: what a neuron goes by differs by at most
+Measured on SmolLM2 in bfloat16, 300 prompts in batches of two shapes: what neurons go by differs by at most
 0.06 in the low block where words are read, and by up to 0.5 in the upper ones. A neuron must be heard
 (factedit.cues.AUDIBLE), which takes 0.23 of the margin where both its conditions barely hold.
 """
