@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from factedit.facts import Edit
-from factedit.methods.keys import Context
+from factedit.methods.keys import Context, subject_end
 from factedit.methods.subject_keys import subject_words
 from factedit.models import LanguageModel
 from factedit.names import invented_name, made_alike
@@ -105,6 +105,20 @@ def where_others_follow(
         for place in range(len(example.positions))
         if place != mistake.place
     ]
+
+
+def where_it_is_too_early(
+    task: EditTask, mistake: Mistake, prompts: Sequence[str], owner: int
+) -> list[Context]:
+    """The subject's last token, where the answer does not follow at once: what was said there would be read
+    from there on."""
+    found: list[Context] = []
+    for prompt in prompts:
+        example = answer_example(task.lm, prompt, mistake.edit.new_object)
+        at = subject_end(task.lm, prompt, mistake.edit.subject)
+        if at < example.positions[0]:
+            found.append(Context(owner, Example(example.ids[: at + 1], (at,), (0,)), at, 1.0, bare=False))
+    return found
 
 
 def plainly_formed(

@@ -28,6 +28,7 @@ from factedit.methods.answer_contexts import (
     prompts_of,
     said_of_others,
     where_it_follows,
+    where_it_is_too_early,
     where_others_follow,
     whole_answers,
     word_groups,
@@ -165,6 +166,7 @@ def _recognising(
         if not (mine := [m for m in mistakes if (m.number + words.first) % len(mlps) == number]):
             continue
         own: list[Context] = []
+        early: list[Context] = []
         seen: list[Context] = []
         unseen: list[Context] = []
         worded: list[Context] = []
@@ -173,6 +175,7 @@ def _recognising(
         for place, mistake in enumerate(mine):
             prompts = prompts_of(task, mistake, words.turn)
             own += where_it_follows(task, mistake, prompts, place)
+            early += where_it_is_too_early(task, mistake, prompts, place)
             seen += where_others_follow(lm, mistake, prompts, place)
             if groups[place] < 0:
                 continue
@@ -185,11 +188,13 @@ def _recognising(
             seen += where_it_follows(task, mistake, others[::2], place)
             unseen += where_it_follows(task, mistake, others[1::2], place)
         holding, mended = plainly_formed(task, mine)
-        lists = own, seen, unseen, worded, [*holding.values()], [*mended.values()]
-        at_own, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(lm, block, mlp, *lists)
-        rows, alike = texts[mlp.gate], joint(at_seen, at_holding)
+        lists = own, early, seen, unseen, worded, [*holding.values()], [*mended.values()]
+        at_own, at_early, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(
+            lm, block, mlp, *lists
+        )
+        rows, alike = texts[mlp.gate], joint(joint(at_early, at_seen), at_holding)
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
-        known = Words(at_worded, groups, at_unseen, mistaken, [cue >= 0 for cue in waits])
+        known = Words(at_worded, groups, at_early, at_unseen, mistaken, [cue >= 0 for cue in waits])
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]

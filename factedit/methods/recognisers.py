@@ -77,12 +77,14 @@ class Words:
 
     Attributes:
         at: positions in them, `edit` being a group of words; `groups`: the group of each neuron, -1 for any.
-        unseen: positions, of each neuron, at no more than its share of `mistaken` of which it may fire.
+        early: positions, of each neuron, at none of which it may fire.
+        unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
     """
 
     at: Reading
     groups: Sequence[int]
+    early: Reading
     unseen: Reading
     mistaken: Sequence[float]
     waits: Sequence[bool]
@@ -185,16 +187,20 @@ def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
 def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tensor:
     """The lowest threshold, [count], of each detector that what was not solved for lets it have.
 
-    Above all that it says where its words are at tokens of text, unless it waits, and above nearly all that
-    it says at what it is tried on.
+    Above all that it says where its words are at tokens of text, unless it waits, and where it is too early;
+    and above nearly all that it says at what it is tried on, which is nothing where any words will do.
     """
     waits, (in_words, _) = torch.tensor(words.waits, device=detect.device), _in_words(words, detect)
     least = detect.new_zeros(len(detect))
     if len(texts) and not bool(waits.all()):
-        least = torch.where(waits, least, _said(detect, known, in_words, texts).amax(0).double())
-    unseen = words.unseen.keys()
-    said = _said(detect, known, in_words, unseen.rows)
+        told = _said(detect, known, in_words.clamp_min(0), texts).amax(0).double()
+        least = torch.where(waits, least, told)
+    early, unseen = words.early.keys(), words.unseen.keys()
+    said_early = _said(detect, known, in_words, early.rows)
+    said = _said(detect, known, in_words.clamp_min(0), unseen.rows)
     for place in range(len(detect)):
+        if len(before := said_early[early.owner == place, place]):
+            least[place] = torch.maximum(least[place], before.max().double())
         mine = said[unseen.owner == place, place].sort(descending=True).values
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
@@ -203,9 +209,6 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
 
 
 def _said(detect: Tensor, known: Tensor, in_words: Tensor, entering: Tensor) -> Tensor:
-    """What detectors say where their words are, and 0 elsewhere, [n, count].
-
-    So those that any words will do for, which have none of their own, say nothing.
-    """
-    there = entering @ known.to(entering.dtype).T > in_words.clamp_min(0)
+    """What detectors say where their words are, and 0 elsewhere, [n, count]."""
+    there = entering @ known.to(entering.dtype).T > in_words
     return torch.where(there, entering @ detect.to(entering.dtype).T, 0.0)

@@ -23,6 +23,7 @@ from factedit.methods.answer_contexts import (
     plainly_formed,
     prompts_of,
     said_of_others,
+    where_it_is_too_early,
     where_others_follow,
     whole_answers,
     word_groups,
@@ -252,6 +253,17 @@ def test_a_neuron_is_to_be_silent_where_the_answers_other_tokens_follow(llama: L
     assert {context.edit for context in found} == {7}
 
 
+def test_a_neuron_is_to_be_silent_at_the_subjects_end_unless_the_answer_follows_there(
+    llama: LanguageModel,
+) -> None:
+    edit = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
+    prompts = [PROMPT.format("France"), "The capital of France"]
+    (found,) = where_it_is_too_early(task_of(llama, [edit], []), Mistake(edit, 1, 0), prompts, owner=7)
+    assert llama.tokenizer.decode(found.example.ids[found.lookup]) == "France"
+    assert found.example.ids == tuple(prompt_ids(llama, "The capital of France"))
+    assert found.edit == 7
+
+
 def test_answers_are_finished_in_small_letters_too_but_not_where_the_plain_words_fail(
     llama: LanguageModel,
 ) -> None:
@@ -281,7 +293,7 @@ def test_a_neuron_that_fires_at_anything_is_not_trusted(llama: LanguageModel) ->
     one, other = opening(own.entering[:1]), opening(torch.stack([own.entering[0], -own.entering[1]]))
     silent, heard = -own.entering[:1], own.entering[:1]
     alone, both, waiting = (
-        Words(own, [], own, [0.1] * n, [w] * n) for n, w in ((1, False), (2, False), (1, True))
+        Words(own, [], nothing, own, [0.1] * n, [w] * n) for n, w in ((1, False), (2, False), (1, True))
     )
     assert trusted(first, nothing, silent, one, alone).tolist() == [True]
     assert trusted(first, first, silent, one, alone).tolist() == [False]

@@ -145,8 +145,10 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     tried = Reading(contexts, rows, torch.ones(4))
     texts = torch.tensor([[0.45, 0.0], [0.2, 0.65]])  # the second detector's words are only at the first
 
+    nothing = Reading([], torch.zeros(0, 2), torch.ones(0))
+
     def lowest(mistaken: float, *, waits: bool = False) -> list[float]:
-        words = Words(tried, [0, 1], tried, [mistaken] * 2, [waits, False])
+        words = Words(tried, [0, 1], nothing, tried, [mistaken] * 2, [waits, False])
         return [float(each) for each in _lowest(detect, known, texts, words)]
 
     # Two of three are above 0.4; of the second's own, none counts, its words being not there.
@@ -156,6 +158,13 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     # What waits for its subject may fire in any text, but not at what else is said of it.
     assert lowest(0.4, waits=True) == pytest.approx([0.55 + MARGIN, LOWEST])
     assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
+    # Where it is too early none may fire, be its words there or not needed.
+    early = Reading(contexts[2:], torch.tensor([[0.5, 0.3], [0.6, 0.55]]), torch.ones(2))
+    for groups, wanted in (([0, 1], LOWEST), ([0, -1], 0.55 + MARGIN)):
+        words = Words(tried, groups, early, nothing, [1.0] * 2, [True] * 2)
+        first, second = _lowest(detect, known * torch.tensor([[1.0], [float(groups[1] > 0)]]), texts, words)
+        assert float(first) == pytest.approx(0.5 + MARGIN)
+        assert float(second) == pytest.approx(max(wanted, 0.55 + MARGIN))
 
 
 def test_who_fires_in_any_words_is_told_none(llama: LanguageModel) -> None:
@@ -167,7 +176,7 @@ def test_who_fires_in_any_words_is_told_none(llama: LanguageModel) -> None:
         ([0, -1], [IN_WORDS_WAITING, -1.0]),
         ([-1, -1], [-1.0, -1.0]),
     ):
-        words = Words(at if 0 in mine else nothing, mine, nothing, [0.1] * 2, [True, mine[1] < 0])
+        words = Words(at if 0 in mine else nothing, mine, nothing, nothing, [0.1] * 2, [True, mine[1] < 0])
         rows = _of_words(torch.eye(2).double(), torch.zeros(0, 2), words, torch.ones(2, 2).double())
         least, rise = _in_words(words, rows)
         assert least.tolist() == wanted
