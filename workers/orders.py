@@ -84,7 +84,7 @@ class PromptAnswer(_Message):
 
 
 class EditAnswer(_Message):
-    """What a version answers to an edit; as factedit.scoring.EditOutcome."""
+    """What a version answers to an edit; as factedit.outcomes.EditOutcome."""
 
     edit_id: str
     prompt: str
@@ -97,7 +97,7 @@ class EditAnswer(_Message):
 
 
 class ProbeAnswer(_Message):
-    """What a version answers to a probe; as factedit.scoring.ProbeOutcome."""
+    """What a version answers to a probe; as factedit.outcomes.ProbeOutcome."""
 
     probe_id: str
     answer: str
