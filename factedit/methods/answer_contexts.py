@@ -1,7 +1,7 @@
 """Where tokens of an answer follow: the words by which a neuron is to know that position and no other."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from factedit.facts import Edit
@@ -134,6 +134,26 @@ def plainly_formed(
             for place in range(len(example.positions)):
                 found[(edit, place) in places][edit, place, prompt] = _up_to(example, place, -1)
     return found
+
+
+def by_edit(*formed: Mapping[Formed, Context]) -> dict[Edit, list[tuple[int, Context]]]:
+    """Where each edit's answer is formed, (which token of it, where)."""
+    found: dict[Edit, list[tuple[int, Context]]] = {}
+    for (edit, place, _), context in (item for each in formed for item in each.items()):
+        found.setdefault(edit, []).append((place, context))
+    return found
+
+
+def where_rivals_follow(
+    formed: Mapping[Edit, Sequence[tuple[int, Context]]],
+    mistake: Mistake,
+    owner: int,
+    rivals: Iterable[Edit],
+) -> list[Context]:
+    """Where answers of these other edits, in words much like its own perhaps, want another token."""
+    mine = {at.example.targets for place, at in formed.get(mistake.edit, ()) if place == mistake.place}
+    theirs = [at for edit in rivals for _, at in formed.get(edit, ())]
+    return [replace(at, edit=owner) for at in theirs if at.example.targets not in mine]
 
 
 def _up_to(example: Example, place: int, owner: int) -> Context:

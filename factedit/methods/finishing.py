@@ -24,12 +24,14 @@ from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.answer_contexts import (
     Mistake,
+    by_edit,
     plainly_formed,
     prompts_of,
     said_of_others,
     where_it_follows,
     where_it_is_too_early,
     where_others_follow,
+    where_rivals_follow,
     whole_answers,
     word_groups,
 )
@@ -166,16 +168,19 @@ def _recognising(
         if not (mine := [m for m in mistakes if (m.number + words.first) % len(mlps) == number]):
             continue
         own: list[Context] = []
-        early: list[Context] = []
+        never: list[Context] = []
         seen: list[Context] = []
         unseen: list[Context] = []
         worded: list[Context] = []
         waits = [announced.of[mistake.edit] for mistake in mine]
         groups = word_groups(mine, waits)
+        holding, mended = plainly_formed(task, mine)
+        formed = by_edit(holding, mended)
         for place, mistake in enumerate(mine):
             prompts = prompts_of(task, mistake, words.turn)
             own += where_it_follows(task, mistake, prompts, place)
-            early += where_it_is_too_early(task, mistake, prompts, place)
+            never += where_it_is_too_early(task, mistake, prompts, place)
+            never += where_rivals_follow(formed, mistake, place, announced.rivals(mistake.edit))
             seen += where_others_follow(lm, mistake, prompts, place)
             if groups[place] < 0:
                 continue
@@ -187,14 +192,13 @@ def _recognising(
                 others = [*said, *others]
             seen += where_it_follows(task, mistake, others[::2], place)
             unseen += where_it_follows(task, mistake, others[1::2], place)
-        holding, mended = plainly_formed(task, mine)
-        lists = own, early, seen, unseen, worded, [*holding.values()], [*mended.values()]
-        at_own, at_early, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(
+        lists = own, never, seen, unseen, worded, [*holding.values()], [*mended.values()]
+        at_own, at_never, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(
             lm, block, mlp, *lists
         )
-        rows, alike = texts[mlp.gate], joint(joint(at_early, at_seen), at_holding)
+        rows, alike = texts[mlp.gate], joint(joint(at_never, at_seen), at_holding)
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
-        known = Words(at_worded, groups, at_early, at_unseen, mistaken, [cue >= 0 for cue in waits])
+        known = Words(at_worded, groups, at_never, at_unseen, mistaken, [cue >= 0 for cue in waits])
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]

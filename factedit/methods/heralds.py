@@ -39,6 +39,15 @@ class Heralds:
         """Whether what waits for `cue` might speak where this edit is asked for."""
         return cue < 0 or cue in self.heard[edit]
 
+    def rivals(self, edit: Edit) -> list[Edit]:
+        """The other edits of the same subject, and those where what announces it fires."""
+        subject, cue = edit.subject.casefold(), self.of[edit]
+        return [
+            other
+            for other, heard in self.heard.items()
+            if other != edit and (cue in heard or other.subject.casefold() == subject)
+        ]
+
 
 @torch.no_grad()
 def heralds(task: EditTask, overlay: Overlay) -> Heralds:

@@ -77,14 +77,14 @@ class Words:
 
     Attributes:
         at: positions in them, `edit` being a group of words; `groups`: the group of each neuron, -1 for any.
-        early: positions, of each neuron, at none of which it may fire.
+        never: positions, of each neuron, at none of which it may fire.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
     """
 
     at: Reading
     groups: Sequence[int]
-    early: Reading
+    never: Reading
     unseen: Reading
     mistaken: Sequence[float]
     waits: Sequence[bool]
@@ -187,20 +187,20 @@ def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
 def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tensor:
     """The lowest threshold, [count], of each detector that what was not solved for lets it have.
 
-    Above all that it says where its words are at tokens of text, unless it waits, and where it is too early;
-    and above nearly all that it says at what it is tried on, which is nothing where any words will do.
+    Above all that it says where its words are at tokens of text, unless it waits, and where it may never
+    fire; and above nearly all that it says at what it is tried on, which is nothing where any words will do.
     """
     waits, (in_words, _) = torch.tensor(words.waits, device=detect.device), _in_words(words, detect)
     least = detect.new_zeros(len(detect))
     if len(texts) and not bool(waits.all()):
         told = _said(detect, known, in_words.clamp_min(0), texts).amax(0).double()
         least = torch.where(waits, least, told)
-    early, unseen = words.early.keys(), words.unseen.keys()
-    said_early = _said(detect, known, in_words, early.rows)
+    never, unseen = words.never.keys(), words.unseen.keys()
+    said_never = _said(detect, known, in_words, never.rows)
     said = _said(detect, known, in_words.clamp_min(0), unseen.rows)
     for place in range(len(detect)):
-        if len(before := said_early[early.owner == place, place]):
-            least[place] = torch.maximum(least[place], before.max().double())
+        if len(there := said_never[never.owner == place, place]):
+            least[place] = torch.maximum(least[place], there.max().double())
         mine = said[unseen.owner == place, place].sort(descending=True).values
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())

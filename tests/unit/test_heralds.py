@@ -156,6 +156,20 @@ def test_an_answer_may_name_anothers_subject(
     assert found.hears(FRANCE, 1) and not found.hears(rome, 0)
 
 
+def test_who_is_heard_where_another_is_asked_for_is_its_rival(
+    lm: LanguageModel, firing_at: Callable[[Sequence[Sequence[str]]], Overlay]
+) -> None:
+    again = replace(FRANCE, id="again", subject="FRANCE", prompt="the river in France")
+    unheard = Edit(id="5", subject="spain", prompt="the people of spain", new_object="Oslo")
+    edits = [FRANCE, ITALY, SPAIN, replace(ITALY, id="6", prompt="of Italy and France"), again]
+    found = heralds(task_of(lm, edits, [unheard]), firing_at([["France"], ["Italy"]]))
+    assert found.of[FRANCE] == 0 and found.of[SPAIN] == found.of[unheard] == -1
+    assert found.rivals(FRANCE) == [edits[3], again]  # where its neuron fires, whoever's the prompt is
+    assert found.rivals(ITALY) == [edits[3]]
+    assert found.rivals(SPAIN) == [unheard]  # the same subject, if by name alone
+    assert found.of[again] == -1 and found.rivals(again) == [FRANCE]
+
+
 def test_without_neurons_there_is_none(lm: LanguageModel) -> None:
     found = heralds(task_of(lm, [FRANCE], []), {})
     assert found.of == {FRANCE: -1} and not found.hears(FRANCE, 0)

@@ -158,10 +158,10 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     # What waits for its subject may fire in any text, but not at what else is said of it.
     assert lowest(0.4, waits=True) == pytest.approx([0.55 + MARGIN, LOWEST])
     assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
-    # Where it is too early none may fire, be its words there or not needed.
-    early = Reading(contexts[2:], torch.tensor([[0.5, 0.3], [0.6, 0.55]]), torch.ones(2))
+    # Where it may never fire, none does, be its words there or not needed.
+    never = Reading(contexts[2:], torch.tensor([[0.5, 0.3], [0.6, 0.55]]), torch.ones(2))
     for groups, wanted in (([0, 1], LOWEST), ([0, -1], 0.55 + MARGIN)):
-        words = Words(tried, groups, early, nothing, [1.0] * 2, [True] * 2)
+        words = Words(tried, groups, never, nothing, [1.0] * 2, [True] * 2)
         first, second = _lowest(detect, known * torch.tensor([[1.0], [float(groups[1] > 0)]]), texts, words)
         assert float(first) == pytest.approx(0.5 + MARGIN)
         assert float(second) == pytest.approx(max(wanted, 0.55 + MARGIN))
