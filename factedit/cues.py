@@ -5,7 +5,7 @@ this token or an earlier one. Whoever runs the model over something else than wh
 another (a cache, a part, several continuations of one prompt) says so by `in_order`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -81,34 +81,44 @@ def fired_now(cues: Cues | None) -> Fired:
     return None if cues is None else cues.fired
 
 
-Kept = Tensor
-"""Where neurons fire in a sequence, [n, 2]: at which token, which neuron. Few do."""
+Kept = Sequence[tuple[int, int]]
+"""Where neurons fire in a sequence: (at which token, which neuron). Few do."""
 
 
-def kept(cues: Cues | None, row: int, tokens: Tensor | slice, block: int, start: int = 0) -> Kept | None:
-    """What has fired at some tokens of a row of the last pass's batch and is not computed again, if anything.
+class HeardAt:
+    """Where neurons have fired in the pass that has been made last: the device is asked once for all rows."""
 
-    That is all before token `start`, which gets numbers below 0, and blocks below `block` from there on.
-    """
-    if cues is None or cues.fired is None or not len(found := cues.fired[row, tokens].nonzero()):
-        return None
-    found = found - torch.tensor([start, 0], device=found.device)
-    return found[(found[:, 0] < 0) | (cues.blocks[found[:, 1]] < block)]
+    def __init__(self, cues: Cues | None) -> None:
+        self._at: dict[tuple[int, int], list[int]] = {}
+        if cues is None or cues.fired is None:
+            return
+        self._block_of = cues.blocks.tolist()
+        for row, token, neuron in cues.fired.nonzero().tolist():
+            self._at.setdefault((row, token), []).append(neuron)
+
+    def kept(self, row: int, tokens: Iterable[int], block: int, start: int = 0) -> Kept:
+        """What has fired at some tokens of a row of the batch and is not computed again.
+
+        That is all before token `start`, which gets numbers below 0, and blocks below `block` from there on.
+        """
+        found = ((at - start, n) for at, token in enumerate(tokens) for n in self._at.get((row, token), ()))
+        return [(at, n) for at, n in found if at < 0 or self._block_of[n] < block]
 
 
-def batch_of(sequences: Sequence[Kept | None], length: int, cues: Cues | None) -> tuple[Tensor | None, Fired]:
+def batch_of(sequences: Sequence[Kept], length: int, cues: Cues | None) -> tuple[Tensor | None, Fired]:
     """(what fired before the first token of each, bool [B, k], what fires from there on), if anything."""
-    if cues is None or all(each is None for each in sequences):
+    every = [(row, at, n) for row, each in enumerate(sequences) for at, n in each]
+    if cues is None or not every:
         return None, None
-    device = next(each.device for each in sequences if each is not None)
-    before = torch.zeros((len(sequences), cues.count), dtype=torch.bool, device=device)
-    fired = torch.zeros((len(sequences), length, cues.count), dtype=torch.bool, device=device)
-    for row, each in enumerate(sequences):
-        if each is not None:
-            early = each[:, 0] < 0
-            before[row, each[early, 1]] = True
-            fired[row, each[~early, 0], each[~early, 1]] = True
-    return before, fired
+    before = _true_at([(row, n) for row, at, n in every if at < 0], cues, len(sequences))
+    return before, _true_at([each for each in every if each[1] >= 0], cues, len(sequences), length)
+
+
+def _true_at(places: Sequence[tuple[int, ...]], cues: Cues, *shape: int) -> Tensor:
+    found = torch.zeros((*shape, cues.count), dtype=torch.bool, device=cues.blocks.device)
+    if places:
+        found[torch.tensor(places, device=found.device).unbind(1)] = True
+    return found
 
 
 def after(before: Tensor | None, given: Fired = None) -> Order:

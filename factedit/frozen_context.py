@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from factedit import grouped_attention
 from factedit.attention import UnusualAttention, attention_of
-from factedit.cues import after, batch_of, in_order, kept
+from factedit.cues import HeardAt, after, batch_of, in_order
 from factedit.erasing import Forgotten
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
@@ -52,7 +53,7 @@ class FrozenContexts(ExampleSet):
         self.first_block, self._grouped = first_block, True
         self.starts = [example.positions[0] for example in examples] if starts is None else list(starts)
         # By example: what enters the first chosen block from its start on, [T, d];
-        # and the context's keys and values in each block from there, [blocks, heads, L, d_head] each.
+        # and the context's keys and values in each block from there, [L, blocks, heads, d_head] each.
         self._hidden: dict[int, Tensor] = {}
         self._context: dict[int, tuple[Tensor, Tensor]] = {}
         for rows in trees(lm, [example.ids for example in self.examples]):
@@ -72,19 +73,22 @@ class FrozenContexts(ExampleSet):
             handle.remove()
         chosen = cache.layers[self.first_block :]
         keys, values = (torch.stack([getattr(x, n) for x in chosen], 1) for n in ("keys", "values"))
-        for each in rows.placed:
-            place, row = each.sequence, each.row
-            first, path = self.starts[place], torch.tensor(each.path, device=self.lm.device)
-            self._hidden[place] = entered[0][row, path[first:]]
-            self._context[place] = keys[row, :, :, path[:first]], values[row, :, :, path[:first]]
-            self._fired[place] = kept(self.lm.cues, row, path, self.first_block, first)
+        heard = HeardAt(self.lm.cues)
+        places, row = [each.sequence for each in rows.placed], [each.row for each in rows.placed]
+        before = [each.path[: self.starts[each.sequence]] for each in rows.placed]
+        computed = [each.path[self.starts[each.sequence] :] for each in rows.placed]
+        kept = (_taken(each.permute(0, 3, 1, 2, 4), row, before) for each in (keys, values))
+        self._hidden.update(zip(places, _taken(entered[0], row, computed), strict=True))
+        self._context.update(zip(places, zip(*kept, strict=True), strict=True))
+        for each, start in zip(rows.placed, map(len, before), strict=True):
+            self._fired[each.sequence] = heard.kept(each.row, each.path, self.first_block, start)
 
     def length(self, place: int) -> int:
         return len(self._hidden[place])
 
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
-        hidden = torch.nn.utils.rnn.pad_sequence([self._hidden[i] for i in index], batch_first=True)
-        lengths = [self._context[i][0].shape[2] for i in index]
+        hidden = pad_sequence([self._hidden[i] for i in index], batch_first=True)
+        lengths = [len(self._context[i][0]) for i in index]
         width, longest = hidden.shape[1], max(lengths)
         columns = torch.arange(longest + width, device=hidden.device)
         start = longest - torch.tensor(lengths, device=hidden.device)
@@ -102,7 +106,7 @@ class FrozenContexts(ExampleSet):
                     input_ids=batch.input_ids,
                     attention_mask=mask,
                     position_ids=places,
-                    past_key_values=self._cache(index, longest),
+                    past_key_values=self._cache(index),
                     use_cache=True,
                 )
             logits: Tensor = output.logits.squeeze(0).float()
@@ -124,12 +128,12 @@ class FrozenContexts(ExampleSet):
         batch = collate(self.lm, parts, range(len(parts)))
         return replace(batch, index=torch.tensor(list(index)))
 
-    def _cache(self, index: Sequence[int], longest: int) -> DynamicCache:
-        pairs = [self._context[i] for i in index]
-        keys, values = (
-            torch.stack([torch.nn.functional.pad(p[k], (0, 0, longest - p[k].shape[2], 0)) for p in pairs])
+    def _cache(self, index: Sequence[int]) -> DynamicCache:
+        padded = (
+            pad_sequence([self._context[i][k] for i in index], batch_first=True, padding_side="left")
             for k in (0, 1)
         )
+        keys, values = (each.permute(0, 2, 3, 1, 4) for each in padded)
         cache = DynamicCache()
         for block in range(self.lm.n_blocks):
             layer, place = DynamicLayer(), max(0, block - self.first_block)
@@ -137,6 +141,14 @@ class FrozenContexts(ExampleSet):
             layer.keys, layer.values = keys[:, place], values[:, place]
             cache.layers.append(layer)
         return cache
+
+
+def _taken(every: Tensor, rows: Sequence[int], columns: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
+    """Some columns of a row, [B, L, ...], for each of `rows`: all taken at once, [len(columns), ...] each."""
+    sizes = [len(each) for each in columns]
+    row = torch.tensor(rows).repeat_interleave(torch.tensor(sizes))
+    column = torch.tensor([at for each in columns for at in each], dtype=torch.long)
+    return tuple(every[row.to(every.device), column.to(every.device)].split(sizes))
 
 
 @torch.no_grad()

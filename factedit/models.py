@@ -6,7 +6,7 @@ language model transformers loads can be edited.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,6 +30,9 @@ Parameters = Literal["all", "mlp", "mlp_out", "attention"]
 
 ON_A_GPU = 4
 """Times as many examples in a pass: there launching it takes as long as computing it."""
+TEXTS, TEXT = 8192, 512
+"""So many texts, of at most so many characters, are not tokenized again: an edit's are asked for at each of
+its answer's tokens."""
 
 
 class ModelError(Exception):
@@ -76,6 +79,17 @@ class LanguageModel:
     def at_once(self, examples: int) -> int:
         """How many examples to compute in a pass, where `examples` suit a CPU."""
         return examples if self.device.type == "cpu" else ON_A_GPU * examples
+
+    def ids_of(self, text: str) -> tuple[int, ...]:
+        """A text's tokens, whatever special ones the tokenizer adds among them."""
+        return self._ids_of(text) if len(text) <= TEXT else self._tokenized(text)
+
+    @cached_property
+    def _ids_of(self) -> Callable[[str], tuple[int, ...]]:
+        return lru_cache(TEXTS)(self._tokenized)
+
+    def _tokenized(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text)["input_ids"])
 
     @cached_property
     def tensors(self) -> dict[str, nn.Parameter]:

@@ -84,7 +84,7 @@ def _as_read(lm: LanguageModel, prompt: str) -> str:
 
 
 def _ids(lm: LanguageModel, text: str) -> list[int]:
-    return _without_closing(lm, list(lm.tokenizer(text)["input_ids"]))
+    return _without_closing(lm, list(lm.ids_of(text)))
 
 
 def _without_closing(lm: LanguageModel, ids: list[int]) -> list[int]:
@@ -123,7 +123,7 @@ def _masked_example(lm: LanguageModel, prompt: str, targets: Sequence[int]) -> E
     masks = " ".join([lm.tokenizer.mask_token] * len(targets))
     inside = answers_inside(lm, text)
     text = text.replace(lm.tokenizer.mask_token, masks) if inside else f"{text} {masks}."
-    ids = list(lm.tokenizer(text)["input_ids"])
+    ids = list(lm.ids_of(text))
     positions = [place for place, token in enumerate(ids) if token == lm.tokenizer.mask_token_id]
     return Example(tuple(ids), tuple(positions[-len(targets) :]), tuple(targets))
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
-from factedit.cues import Kept, batch_of, kept
+from factedit.cues import HeardAt, Kept, batch_of
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
@@ -44,14 +44,15 @@ class ExampleSet:
         self.forgotten = forgotten or {}
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
         self._prefix: dict[int, Tensor] = {}
-        self._fired: dict[int, Kept | None] = {}  # by example, what fires in these blocks
+        self._fired: dict[int, Kept] = {}  # by example, what fires in these blocks
         if first_block > 0:
             for batch in batches(lm, self.examples, lm.at_once(64)):
                 hidden = block_input(lm, batch, first_block)
+                heard = HeardAt(lm.cues)
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
                     self._prefix[place] = hidden[row, :length].clone()
-                    self._fired[place] = kept(lm.cues, row, slice(length), first_block)
+                    self._fired[place] = heard.kept(row, range(length), first_block)
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from factedit.added_neurons import Neurons, joined, mlp_of
-from factedit.cues import after, one_by_one, seen_by
+from factedit.cues import Cues, HeardAt, after, batch_of, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
 from factedit.frozen_context import FrozenContexts
 from factedit.greedy import by_the_model
@@ -156,6 +156,23 @@ def test_examples_whose_lower_blocks_or_contexts_are_kept(
     wanted = torch.cat([logits(edited, texts[i])[len(texts[i]) // 2 :] for i in index])
     assert batch.index.tolist() == index
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_what_was_heard_and_is_not_computed_again() -> None:
+    cues = Cues(torch.tensor([0, 2, 2]))
+    cues.fired = torch.zeros(2, 4, 3, dtype=torch.bool)
+    for row, token, neuron in ((0, 0, 1), (0, 2, 0), (0, 2, 1), (0, 3, 0), (1, 1, 2)):
+        cues.fired[row, token, neuron] = True
+    heard = HeardAt(cues)
+    # Before the start everything, from there on the lower blocks; by the sequence's own tokens, 0, 2 and 3.
+    assert heard.kept(0, (0, 2, 3), block=2, start=1) == [(-1, 1), (0, 0), (1, 0)]
+    assert heard.kept(0, range(4), block=2) == [(2, 0), (3, 0)] and heard.kept(1, range(4), block=2) == []
+    before, fired = batch_of([[], [(-1, 1), (0, 0), (1, 0)]], 3, cues)
+    assert before is not None and before.nonzero().tolist() == [[1, 1]]
+    assert fired is not None and fired.nonzero().tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert fired.shape == (2, 3, 3) and before.shape == (2, 3)
+    assert batch_of([[], []], 3, cues) == batch_of([[(0, 1)]], 3, None) == (None, None)
+    assert HeardAt(None).kept(0, range(4), block=2) == []
 
 
 def test_orders() -> None:
