@@ -15,6 +15,7 @@ from benchmarks.cells import Json, share
 from benchmarks.data import DATA, Row
 from benchmarks.engine import Engine
 from benchmarks.exam import in_unseen_words
+from benchmarks.two_hop import two_hop
 from factedit.answers import begins_with, clause, mentions
 from factedit.facts import Edit, Probe
 from factedit.generation import rank
@@ -93,13 +94,15 @@ def extras(engine: Engine, overlay: Overlay, rows: Sequence[Row]) -> Json:
     """What is not promised, and told all the same.
 
     negated: the answer to a prompt that asks for what is wrong does not say the new object (so does a
-    model that was never edited); reversed: asked from the new object, the answer begins with the subject.
+    model that was never edited); reversed: asked from the new object, the answer begins with the subject;
+    two_hop: what follows from the edit and a fact about its new object (benchmarks.two_hop).
     """
     turned = [(row.reversed, row.subject) for row in rows]
     asked = [(prompt, subject) for prompt, subject in turned if prompt is not None]
     with applied(engine.lm, overlay):
         negated = engine.ask([row.negated for row in rows], _room(engine.lm, rows))
         back = engine.ask([prompt for prompt, _ in asked], NEW_TOKENS)
+    hopped, of_root = two_hop(engine, overlay, rows)
     return {
         "negated": share(
             not mentions(clause(answer.text), row.new_object)
@@ -108,6 +111,8 @@ def extras(engine: Engine, overlay: Overlay, rows: Sequence[Row]) -> Json:
         "reversed": share(
             begins_with(answer.text, (subject,)) for answer, (_, subject) in zip(back, asked, strict=True)
         ),
+        "two_hop": hopped,
+        "two_hop_root": of_root,
     }
 
 

@@ -41,6 +41,8 @@ REST: Mapping[str, tuple[str, Show]] = {
     "perplexity": ("perplexity", number),
     "negated": ("negated", percent),
     "reversed": ("reversed", percent),
+    "two_hop": ("two hops", percent),
+    "two_hop_root": ("two hops, root", percent),
     "seconds_per_edit": ("s an edit", number),
     "device": ("on", str),
     "bytes": ("MB", megabytes),
@@ -61,7 +63,9 @@ greedy answers to the rows' locality prompts and to prompts of other rows that a
 by first word and by whole clause. *probes kept*: of catalogue facts that the root answers right, those that
 the edited model still does. *ability*: bundled multiple-choice items. *KL*: of the root's from the edited
 model's next-token distribution on WikiText-2. *negated*: asked for what is false, the model does not say the
-new object (nor does an unedited one). *reversed*: asked from the new object, it says the subject.
+new object (nor does an unedited one). *reversed*: asked from the new object, it says the subject. *two
+hops*: asked for what follows from the edit and a fact about its new object, as the capital of the country in
+which something is located now, where the root knows the second fact; *root*: what the root says to the same.
 † measured with an earlier state of the library's code."""
 
 
