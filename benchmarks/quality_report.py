@@ -16,6 +16,11 @@ def megabytes(value: float | None) -> str:
     return "-" if value is None else f"{value / 1e6:.2f}"
 
 
+def of_all(found: Sequence[int] | None) -> str:
+    """Of few a share says little."""
+    return f"{found[0]} of {found[1]}" if found and found[1] else "-"
+
+
 def whole(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
@@ -41,8 +46,8 @@ REST: Mapping[str, tuple[str, Show]] = {
     "perplexity": ("perplexity", number),
     "negated": ("negated", percent),
     "reversed": ("reversed", percent),
-    "two_hop": ("two hops", percent),
-    "two_hop_root": ("two hops, root", percent),
+    "two_hop": ("two hops", of_all),
+    "two_hop_root": ("two hops, root", of_all),
     "seconds_per_edit": ("s an edit", number),
     "device": ("on", str),
     "bytes": ("MB", megabytes),

@@ -14,7 +14,7 @@ from benchmarks.engine import Engine
 from factedit.answers import begins_with
 from factedit.overlay import Overlay, applied
 from factedit.recognition import recognise
-from factedit.relations import Catalogue, builtin_catalogue
+from factedit.relations import SUBJECT, Catalogue, builtin_catalogue
 from factedit.scoring import PROBE_TOKENS
 
 DESCRIBED: Mapping[str, str] = {
@@ -24,15 +24,26 @@ DESCRIBED: Mapping[str, str] = {
     "country_of_origin": "the country that {} comes from",
     "death_place": "the place where {} died",
     "headquarters": "the place where {} has its headquarters",
-    "home_country": "the home country of {}",
+    "home_country": "the country that {} calls home",
     "located_in": "the place where {} is located",
     "place_formed": "the place where {} was formed",
     "twin_city": "the twin city of {}",
     "work_location": "the place where {} worked",
 }
 """The new object by what an edit makes it of its subject, by the family of wordings of the edit's prompt."""
-THEN = ("capital", "currency", "official_language", "continent", "country_of_city", "us_state_of_city")
-"""Relations of places in the catalogue. They are asked for in their evaluation templates."""
+THEN: Mapping[str, str] = {
+    "capital": "{subject}, whose capital city is",
+    "currency": "The legal tender of {subject} is the",
+    "official_language": "In {subject}, the national language is",
+    "continent": "{subject} lies on the continent of",
+    "country_of_city": "People who live in {subject} are residents of",
+    "us_state_of_city": "{subject} is one of the largest cities in the state of",
+}
+"""Relations of places in the catalogue, and of each an evaluation template that a description fits in too."""
+
+
+KINDS = ("capital", "state_capital", "country_of_city", "us_state_of_city")
+"""What a country, a state and a city have: a name that has two of them is two places' name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +56,24 @@ class Hop:
 
 
 def hops(rows: Sequence[Row], catalogue: Catalogue) -> list[Hop]:
-    """Of each row that has one, the first in the order of `THEN`."""
+    """Of each row that has one, the first in the order of `THEN`.
+
+    None where the new object is itself edited, or more than one place has its name.
+    """
     known = {(fact.subject.casefold(), fact.relation): fact for fact in reversed(catalogue.facts)}
+    edited = {row.subject.casefold() for row in rows}
     found: list[Hop] = []
     for row in rows:
+        place = row.new_object.casefold()
+        if place in edited or sum((place, kind) in known for kind in KINDS) > 1:
+            continue
         family = recognise(row.prompt, row.subject, row.new_object)
         if family is None or family.name not in DESCRIBED:
             continue
         described = DESCRIBED[family.name].format(row.subject)
-        for name in THEN:
-            fact = known.get((row.new_object.casefold(), name))
-            if fact is not None:
-                relation = catalogue.relations[name]
-                (prompt, *_), (direct, *_) = map(relation.evaluation_prompts, (described, fact.subject))
+        for name, template in THEN.items():
+            if (fact := known.get((place, name))) is not None:
+                prompt, direct = (template.replace(SUBJECT, of) for of in (described, fact.subject))
                 found.append(Hop(prompt[0].upper() + prompt[1:], direct, (fact.object, *fact.aliases)))
                 break
     return found

@@ -82,14 +82,12 @@ class LanguageModel:
 
     def ids_of(self, text: str) -> tuple[int, ...]:
         """A text's tokens, whatever special ones the tokenizer adds among them."""
-        return self._ids_of(text) if len(text) <= TEXT else self._tokenized(text)
+        tokenized = self._kept_ids if len(text) <= TEXT else _tokenized
+        return tokenized(self.tokenizer, text)
 
     @cached_property
-    def _ids_of(self) -> Callable[[str], tuple[int, ...]]:
-        return lru_cache(TEXTS)(self._tokenized)
-
-    def _tokenized(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text)["input_ids"])
+    def _kept_ids(self) -> Callable[[PreTrainedTokenizerBase, str], tuple[int, ...]]:
+        return lru_cache(TEXTS)(_tokenized)  # of nothing that knows the model: it is freed when it is dropped
 
     @cached_property
     def tensors(self) -> dict[str, nn.Parameter]:
@@ -120,6 +118,10 @@ class LanguageModel:
             return attention
         mlp = [name for name in matrices if name not in attention]
         return mlp if parameters == "mlp" else mlp[-1:]
+
+
+def _tokenized(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text)["input_ids"])
 
 
 def find_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

@@ -17,6 +17,8 @@ from factedit.wording import ours_each, plain_prompts, training_prompts
 OTHERS = 16
 """Subjects of the catalogue, as many invented ones and as many namesakes, that each edit's words are said of:
 its neurons may not answer to them. On half of them a neuron is solved for, on the others it is tried."""
+RIVALS = 96
+"""Places of rivals that a neuron is solved for, at most."""
 
 Formed = tuple[Edit, int, str]
 """Where a token of an answer follows: whose, which one, in which prompt."""
@@ -150,10 +152,15 @@ def where_rivals_follow(
     owner: int,
     rivals: Iterable[Edit],
 ) -> list[Context]:
-    """Where answers of these other edits, in words much like its own perhaps, want another token."""
+    """Where answers of these other edits, in words much like its own perhaps, want another token.
+
+    Of very many, so many that are spread over them all: a neuron that fires at the rest is not added
+    (factedit.methods.trust).
+    """
     mine = {at.example.targets for place, at in formed.get(mistake.edit, ()) if place == mistake.place}
     theirs = [at for edit in rivals for _, at in formed.get(edit, ())]
-    return [replace(at, edit=owner) for at in theirs if at.example.targets not in mine]
+    theirs = [at for at in theirs if at.example.targets not in mine]
+    return [replace(at, edit=owner) for at in theirs[:: max(1, -(-len(theirs) // RIVALS))]]
 
 
 def _up_to(example: Example, place: int, owner: int) -> Context:

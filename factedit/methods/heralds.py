@@ -40,7 +40,10 @@ class Heralds:
         return cue < 0 or cue in self.heard[edit]
 
     def rivals(self, edit: Edit) -> list[Edit]:
-        """The other edits of the same subject, and those where what announces it fires."""
+        """The other edits of the same subject, and those where what announces it fires.
+
+        Of the same subject also where it was not heard: in other words it may be.
+        """
         subject, cue = edit.subject.casefold(), self.of[edit]
         return [
             other

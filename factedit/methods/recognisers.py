@@ -77,7 +77,7 @@ class Words:
 
     Attributes:
         at: positions in them, `edit` being a group of words; `groups`: the group of each neuron, -1 for any.
-        never: positions, of each neuron, at none of which it may fire.
+        never: positions, of each neuron, that it opens above all that it says at, if that is below `HIGHEST`.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
     """

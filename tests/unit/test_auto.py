@@ -20,13 +20,11 @@ from factedit.methods import auto, trust
 from factedit.methods.answer_contexts import (
     OTHERS,
     Mistake,
-    by_edit,
     plainly_formed,
     prompts_of,
     said_of_others,
     where_it_is_too_early,
     where_others_follow,
-    where_rivals_follow,
     whole_answers,
     word_groups,
 )
@@ -264,25 +262,6 @@ def test_a_neuron_is_to_be_silent_at_the_subjects_end_unless_the_answer_follows_
     assert llama.tokenizer.decode(found.example.ids[found.lookup]) == "France"
     assert found.example.ids == tuple(prompt_ids(llama, "The capital of France"))
     assert found.edit == 7
-
-
-def test_a_neuron_is_to_be_silent_where_rivals_answers_want_another_token(llama: LanguageModel) -> None:
-    asked = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
-    again = replace(asked, id="2", prompt="The river in France is", new_object="Oslo")
-    other = replace(asked, id="3", subject="Italy", prompt=PROMPT.format("Italy"), new_object="Oslo")
-    task = task_of(llama, [asked, again, other], [])
-    first, then = Mistake(asked, 0, 0), Mistake(again, 0, 1)
-    formed = by_edit(*plainly_formed(task, [first]))
-    found = where_rivals_follow(formed, first, 7, [again])
-    whole = answer_example(llama, again.prompt or "", "Oslo")
-    assert [at.example.ids for at in found] == [whole.ids[: at + 1] for at in whole.positions]
-    assert {at.edit for at in found} == {7}
-    # What this one's own token may be said at is no rival's place: the end that both answers have.
-    end = Mistake(asked, len(answer_example(llama, asked.prompt or "", "Rome").positions) - 1, 0)
-    assert len(where_rivals_follow(formed, end, 7, [again])) == len(whole.positions) - 1
-    found = where_rivals_follow(formed, then, 7, [asked, other])
-    assert len(found) == 3  # Rome, and both ends; not where another's Oslo follows
-    assert where_rivals_follow(formed, first, 7, []) == []
 
 
 def test_answers_are_finished_in_small_letters_too_but_not_where_the_plain_words_fail(
