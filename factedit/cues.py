@@ -89,12 +89,11 @@ class HeardAt:
     """Where neurons have fired in the pass that has been made last: the device is asked once for all rows."""
 
     def __init__(self, cues: Cues | None) -> None:
-        self._at: dict[tuple[int, int], list[int]] = {}
-        if cues is None or cues.fired is None:
-            return
-        self._block_of = cues.blocks.tolist()
-        for row, token, neuron in cues.fired.nonzero().tolist():
-            self._at.setdefault((row, token), []).append(neuron)
+        self._block_of: list[int] = [] if cues is None else cues.blocks.tolist()
+        self._at: dict[tuple[int, int], list[int]] = {}  # by row and token, the neurons' places
+        if (fired := fired_now(cues)) is not None:
+            for row, token, neuron in fired.nonzero().tolist():
+                self._at.setdefault((row, token), []).append(neuron)
 
     def kept(self, row: int, tokens: Iterable[int], block: int, start: int = 0) -> Kept:
         """What has fired at some tokens of a row of the batch and is not computed again.
