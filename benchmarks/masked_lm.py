@@ -170,7 +170,10 @@ class Cell:
 def cells_of(
     starts: str, counts: str, methods: str, blocks: str, radii: str, more: Mapping[str, Any], n_blocks: int
 ) -> Iterator[Cell]:
-    """Every method in every block by every number of facts; a method in a ball by every radius."""
+    """Every method in every block by every number of facts; a method in a ball by every radius.
+
+    The block `auto` is what a trial finds (factedit.block_trials), with the radius of its own.
+    """
     places = {"first": 0, "middle": (n_blocks - 1) // 2, "last": n_blocks - 1}
     for start in starts.split(","):
         for count in (int(text) for text in counts.split(",")):
@@ -179,8 +182,9 @@ def cells_of(
                 beside = {"count": EVERY_ANCHOR if method == "fta" else 0, "weight": 0.0}
                 usual = {"parameters": "all", "anchors": beside, **more}
                 for block in blocks.split(","):
-                    asked = {"blocks": [places[block] if block in places else int(block)], **usual}
-                    if method != "constrained_ftm":
+                    found = "auto" if block == "auto" else [places[block] if block in places else int(block)]
+                    asked = {"blocks": found, **usual}
+                    if method != "constrained_ftm" or block == "auto":
                         yield Cell(start, count, method, asked)
                         continue
                     for radius in (float(text) for text in radii.split(",")):
@@ -191,7 +195,9 @@ def cells_of(
 def run(
     methods: Annotated[str, typer.Option(help="Separated by commas.")] = "ftm,fta,constrained_ftm",
     counts: Annotated[str, typer.Option(help="How many facts to modify, separated by commas.")] = "32,128",
-    blocks: Annotated[str, typer.Option(help="first, middle, last or numbers.")] = "first,middle,last",
+    blocks: Annotated[
+        str, typer.Option(help="first, middle, last, auto or numbers.")
+    ] = "first,middle,last,auto",
     radii: Annotated[str, typer.Option(help="Of the l_inf ball.")] = "0.003,0.005,0.01",
     starts: Annotated[str, typer.Option(help="memorised, early.")] = "memorised",
     unmodified: Annotated[int, typer.Option(min=1, help="Unmodified facts to ask for again.")] = 1000,

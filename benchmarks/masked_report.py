@@ -28,10 +28,10 @@ LEGEND = """\
 LAMA template, which nothing is trained in; *mean*: of both, as in the paper; *before*: by the start itself.
 *evidence*: the same in the evidence sentences, all of a fact's at once; it is in these that edits are
 trained. All facts of a row were right in both before any edit, by the memorised start. Chosen blocks are
-trained whole, one at a time; `fta` mixes in all other known facts, with the answers that the start gives. The
-*early* start is the same training run, cut off when fewer facts were memorised: a model that was not
-fine-tuned on all facts first, as in half of the paper's rows. † measured with an earlier state of the
-library's code."""
+trained whole, one at a time (*auto*: what a trial chose, and in a ball its radius); `fta` mixes in all other
+known facts, with the answers that the start gives. The *early* start is the same training run, cut off when
+fewer facts were memorised: a model that was not fine-tuned on all facts first, as in half of the paper's
+rows. † measured with an earlier state of the library's code."""
 
 
 def as_markdown(cells: Sequence[Json], state: Mapping[str, Any], folder: Path = plots.PLOTS) -> str:
@@ -63,7 +63,9 @@ def introduction(state: Mapping[str, Any]) -> str:
 def sweeps(cells: Sequence[Json], folder: Path) -> list[Path]:
     """For each number of modified facts, both accuracies along the radius, a pair of curves a block."""
     drawn: list[Path] = []
-    constrained = [cell for cell in cells if cell["found"]["radius"] is not None and _usual(cell)]
+    constrained = [
+        cell for cell in cells if cell["found"]["radius"] is not None and _usual(cell) and not _tried(cell)
+    ]
     for count in sorted({cell["cell"]["count"] for cell in constrained}):
         mine = [cell for cell in constrained if cell["cell"]["count"] == count]
         radii = sorted({cell["found"]["radius"] for cell in mine})
@@ -85,6 +87,11 @@ def _usual(cell: Json) -> bool:
     return what == ("constrained_ftm", "memorised")
 
 
+def _tried(cell: Json) -> bool:
+    """Whether a trial chose the blocks."""
+    return bool(cell["cell"]["asked"]["blocks"] == "auto")
+
+
 def _order(cell: Json) -> tuple[Any, ...]:
     what, found = cell["cell"], cell["found"]
     return what["count"], what["start"] != "memorised", what["method"], found["blocks"], found["radius"] or 0
@@ -97,7 +104,7 @@ def _row(cell: Json) -> list[str]:
         f"{found['modified'][1]} of {found['known']}",
         what["start"],
         what["method"] + stale,
-        ", ".join(str(block) for block in found["blocks"]),
+        ("auto: " if _tried(cell) else "") + ", ".join(str(block) for block in found["blocks"]),
         number(found["radius"]),
         *(show(found) for _, show in COLUMNS),
     ]

@@ -1,15 +1,17 @@
 """Edit a model: facts to change in, a small overlay out, the root untouched (DESIGN.md, choices 1-3)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from factedit.answers import exactly
+from factedit.block_trials import may_try, try_blocks
 from factedit.curvature import Covariance, measure
 from factedit.facts import Edit
 from factedit.methods import EDITORS
-from factedit.models import LanguageModel
+from factedit.models import LanguageModel, iter_block_tensors
 from factedit.relations import Relation
 from factedit.running_text import RunningText
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
@@ -65,7 +67,23 @@ def edit(
         background=background or (lambda names: measure(lm, names, anchors)),
         texts=texts or RunningText.of(lm, []),
     )
-    return EDITORS[method.name](task) if task.edits or task.ledger else _unchanged(task)
+    if not task.edits and not task.ledger:
+        return _unchanged(task)
+    if blocks == "auto" and may_try(task):
+        return _where_it_is_best(task, constraint)
+    return EDITORS[method.name](task)
+
+
+def _where_it_is_best(task: EditTask, constraint: ConstraintSpec) -> Edited:
+    """In the blocks, and in the l_inf ball unless the caller gave one, that a trial finds best."""
+    choice = try_blocks(task, constraint.radius if task.plan.norm == "l_inf" else None)
+    names = list(iter_block_tensors(task.lm, choice.blocks, task.plan.parameters))
+    radius = task.plan.radius
+    if task.plan.norm == "l_inf" and constraint.radius is None and task.plan.preset.rule == "adam":
+        radius = choice.radius
+    there = replace(task.plan, blocks=choice.blocks, names=names, radius=radius)
+    edited = EDITORS[task.method.name](replace(task, plan=there))
+    return replace(edited, chosen={**edited.chosen, "tried": choice.report()})
 
 
 def _check_contradictions(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> None:

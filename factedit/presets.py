@@ -33,6 +33,8 @@ class Preset:
         frozen_contexts: whether only answers are computed in training (factedit.frozen_context), and the
             result is checked, and mended where need be, on whole examples.
         repair: share of steps for the anchors alone, once all facts hold.
+        tried: whether `blocks: auto` tries other blocks of the model too (factedit.block_trials), as many as
+            these, before any training; the published configurations of other methods name their own.
         lookup_depth: of the blocks in which facts are first written where their subject is looked up;
             `reading_depth`: of the one in which the words of its name are read for that.
     """
@@ -55,6 +57,7 @@ class Preset:
     other_words: bool = False
     frozen_contexts: bool = False
     repair: float = 0.0
+    tried: bool = False
     lookup_depth: tuple[float, float] | None = None
     reading_depth: float = 0.07
 
@@ -65,6 +68,7 @@ _ADAM = Preset(
     anchors=AnchorSpec(count=1000, weight=10.0),
     depth=(0.66, 0.83),
     radius={"l_inf": 5e-3, "l_2": 2.0, "fisher": 2.0},
+    tried=True,
 )
 _NATURAL = Preset(
     rule="natural",
@@ -118,6 +122,7 @@ PRESETS: Mapping[MethodName, Preset] = {
         other_words=True,
         frozen_contexts=True,
         repair=0.25,
+        tried=True,
         lookup_depth=(0.41, 0.52),
     ),
     # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
@@ -135,6 +140,7 @@ PRESETS: Mapping[MethodName, Preset] = {
         constrained=False,
         unmodified="all",
         epochs=5,
+        tried=False,
     ),
     # Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 3.4 (FT, FT+L), as
     # EasyEdit (Wang et al. 2024) runs them: objective_optimization "prompt_last" and "target_new".

@@ -15,7 +15,7 @@ from factedit.models import LanguageModel, iter_block_tensors
 from factedit.presets import PRESETS, Preset, anchors_of, misfit
 from factedit.relations import Relation
 from factedit.running_text import RunningText
-from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec, Norm, ParameterSet
 
 
 class EditingError(Exception):
@@ -51,7 +51,7 @@ class Plan:
 
     preset: Preset
     blocks: list[int]
-    parameters: str
+    parameters: ParameterSet
     names: list[str]
     anchors: AnchorSpec
     norm: Norm

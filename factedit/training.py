@@ -138,6 +138,19 @@ def holding(lm: LanguageModel, examples: Sequence[Example], probability: float =
     return held
 
 
+def mean_loss(examples: ExampleSet) -> Tensor:
+    """The cross-entropy of the examples' targets, averaged over each example's, nats; a scalar."""
+    index = range(len(examples))
+    return _summed(*examples.logits(index), len(index)) / len(index)
+
+
+def _summed(batch: Batch, logits: Tensor, examples: int) -> Tensor:
+    losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
+    # Averaged over each example's target tokens first: a long object counts no more than a short one.
+    counts = torch.bincount(batch.rows, minlength=examples)
+    return (losses / counts[batch.rows]).sum()
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """How long and how hard to train.
@@ -297,10 +310,7 @@ class Trainer:
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
         """The part that some examples have in the loss of a batch `of` so many."""
         batch, logits = examples.logits(index)
-        losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-        # Averaged over each example's target tokens first: a long object counts no more than a short one.
-        counts = torch.bincount(batch.rows, minlength=len(index))
-        loss = (losses / counts[batch.rows]).sum() / of
+        loss = _summed(batch, logits, len(index)) / of
         for ahead in examples.lead(index, batch, logits).values():
             loss = loss + ahead / of
         loss.backward()

@@ -192,7 +192,7 @@ def test_the_three_commands_on_a_tiny_model(tmp_path: Path) -> None:
     small = ["--layers", "2", "--width", "32", "--vocabulary", "120", "--learning-rate", "0.01"]
     said = call("train", *small, "--enough", "1", "--seconds", "60", "--device", "cpu")
     assert "Stopped: enough facts are memorised" in said
-    methods = ["--methods", "ftm,fta,constrained_ftm", "--blocks", "first,last", "--radii", "0.001,0.2"]
+    methods = ["--methods", "ftm,fta,constrained_ftm", "--blocks", "first,last,auto", "--radii", "0.001,0.2"]
     again = ["--counts", "2", "--starts", "memorised,early", *methods, "--device", "cpu"]
     call("run", *again, "--set", "learning_rate=0.01")
     results = tmp_path / "RESULTS.md"
@@ -201,18 +201,20 @@ def test_the_three_commands_on_a_tiny_model(tmp_path: Path) -> None:
 
     (cells,) = bench.glob("*/cells/masked")
     found = {_key(cell): cell["found"] for cell in Cells(cells.parent).all("masked")}
-    assert len(found) == 16
+    assert len(found) == 22
     free, tight = (found["memorised", "constrained_ftm", 1, radius] for radius in (0.2, 0.001))
     assert free["modified_evidence"] == [2, 2] and free["before"] == free["unmodified"][1:] * 2
     assert tight["max_abs_change"] <= 0.0011 < free["max_abs_change"] <= 0.2
     assert tight["unmodified_evidence"][0] == tight["unmodified_evidence"][1]
+    assert found["memorised", "constrained_ftm", "auto"]["modified_evidence"] == [2, 2]
     assert found["memorised", "fta", 1, None]["unmodified_evidence"][0] > 0
     assert (tmp_path / "plots/masked-2.svg").read_text().count("modified, block 1") >= 2
 
 
 def _key(cell: dict[str, Any]) -> tuple[Any, ...]:
     what, found = cell["cell"], cell["found"]
-    return what["start"], what["method"], found["blocks"][0], found["radius"]
+    tried = what["asked"]["blocks"] == "auto"
+    return what["start"], what["method"], *(("auto",) if tried else (found["blocks"][0], found["radius"]))
 
 
 def test_a_row_tells_both_accuracies_and_their_mean() -> None:
@@ -229,7 +231,8 @@ def test_a_row_tells_both_accuracies_and_their_mean() -> None:
         "radius": None,
         "blocks": [1],
     }
-    cell = {"cell": {"count": 2, "start": "early", "method": "ftm"}, "code": "earlier", "found": found}
+    what = {"count": 2, "start": "early", "method": "ftm", "asked": {"blocks": [1]}}
+    cell = {"cell": what, "code": "earlier", "found": found}
     state = {"parameters": 1e6, "facts": 9, "steps": 3, "seconds": 1.0, "memorised": 1, "test": 1}
     text = masked_report.as_markdown([cell], {**state, "early": None}, Path())
     row = "| 2 of 9 | early | ftm † | 1 | - | 100.0% | 50.0% | 100.0% | 75.0% | 100.0% | 25.0% | 62.5% |"
