@@ -24,6 +24,7 @@ from factedit.erasing import Forgotten
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, collate
+from factedit.spilling import Spilling
 from factedit.training import ExampleSet
 from factedit.trees import Rows, read_rows, trees
 
@@ -54,8 +55,8 @@ class FrozenContexts(ExampleSet):
         self.starts = [example.positions[0] for example in examples] if starts is None else list(starts)
         # By example: what enters the first chosen block from its start on, [T, d];
         # and the context's keys and values in each block from there, [L, blocks, heads, d_head] each.
-        self._hidden: dict[int, Tensor] = {}
-        self._context: dict[int, tuple[Tensor, Tensor]] = {}
+        self._hidden = Spilling(lm.room)
+        self._context = Spilling(lm.room), Spilling(lm.room)
         for rows in trees(lm, [example.ids for example in self.examples]):
             self._read(rows)
 
@@ -78,21 +79,22 @@ class FrozenContexts(ExampleSet):
         before = [each.path[: self.starts[each.sequence]] for each in rows.placed]
         computed = [each.path[self.starts[each.sequence] :] for each in rows.placed]
         kept = (_taken(each.permute(0, 3, 1, 2, 4), row, before) for each in (keys, values))
-        self._hidden.update(zip(places, _taken(entered[0], row, computed), strict=True))
-        self._context.update(zip(places, zip(*kept, strict=True), strict=True))
+        self._hidden.update(dict(zip(places, _taken(entered[0], row, computed), strict=True)))
+        for store, taken in zip(self._context, kept, strict=True):
+            store.update(dict(zip(places, taken, strict=True)))
         for each, start in zip(rows.placed, map(len, before), strict=True):
             self._fired[each.sequence] = heard.kept(each.row, each.path, self.first_block, start)
 
     def length(self, place: int) -> int:
-        return len(self._hidden[place])
+        return self._hidden.length(place)
 
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
         hidden = pad_sequence([self._hidden[i] for i in index], batch_first=True)
-        lengths = [len(self._context[i][0]) for i in index]
+        lengths = [self._context[0].length(i) for i in index]
         width, longest = hidden.shape[1], max(lengths)
         columns = torch.arange(longest + width, device=hidden.device)
         start = longest - torch.tensor(lengths, device=hidden.device)
-        own = torch.tensor([len(self._hidden[i]) for i in index], device=hidden.device)
+        own = torch.tensor([self._hidden.length(i) for i in index], device=hidden.device)
         # Contexts are padded on the left, answers on the right.
         mask = ((columns >= start[:, None]) & (columns < longest + own[:, None])).long()
         places = columns[longest:][None] - start[:, None]
@@ -130,8 +132,8 @@ class FrozenContexts(ExampleSet):
 
     def _cache(self, index: Sequence[int]) -> DynamicCache:
         padded = (
-            pad_sequence([self._context[i][k] for i in index], batch_first=True, padding_side="left")
-            for k in (0, 1)
+            pad_sequence([store[i] for i in index], batch_first=True, padding_side="left")
+            for store in self._context
         )
         keys, values = (each.permute(0, 2, 3, 1, 4) for each in padded)
         cache = DynamicCache()

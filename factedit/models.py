@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from factedit.cues import Cues
+from factedit.spilling import Room
 
 Task = Literal["causal", "masked"]
 Parameters = Literal["all", "mlp", "mlp_out", "attention"]
@@ -45,6 +46,7 @@ class LanguageModel:
 
     `reads`: what a prompt becomes before the model reads it (factedit.context); None: it stays.
     `cues`: which of the neurons that are added to it have fired in the pass under way; None: none are added.
+    `room`: what a set of an edit's examples may keep in memory.
     """
 
     model: PreTrainedModel
@@ -55,6 +57,7 @@ class LanguageModel:
     blocks_name: str = field(init=False)
     reads: Callable[[str], str] | None = field(default=None, init=False)
     cues: Cues | None = field(default=None, init=False)
+    room: Room = field(default=Room(), init=False)
 
     def __post_init__(self) -> None:
         self.blocks_name, self.blocks = find_blocks(self.model)

@@ -19,6 +19,7 @@ from factedit.forward import block_input, target_logits
 from factedit.models import LanguageModel
 from factedit.objectives import Step, epoch_rounds, failing_rounds
 from factedit.prompts import Batch, Example, batches, collate
+from factedit.spilling import Spilling
 from factedit.steps import StepRule
 
 PADDED, A_PASS = 1.25, 32
@@ -43,7 +44,7 @@ class ExampleSet:
     ) -> None:
         self.forgotten = forgotten or {}
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
-        self._prefix: dict[int, Tensor] = {}
+        self._prefix = Spilling(lm.room)
         self._fired: dict[int, Kept] = {}  # by example, what fires in these blocks
         if first_block > 0:
             for batch in batches(lm, self.examples, lm.at_once(64)):
@@ -51,7 +52,7 @@ class ExampleSet:
                 heard = HeardAt(lm.cues)
                 for row, place in enumerate(batch.index.tolist()):
                     length = len(self.examples[place].ids)
-                    self._prefix[place] = hidden[row, :length].clone()
+                    self._prefix.update({place: hidden[row, :length].clone()})
                     self._fired[place] = heard.kept(row, range(length), first_block)
 
     def __len__(self) -> int:

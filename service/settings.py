@@ -44,6 +44,8 @@ class Settings(BaseSettings):
     worker_threads: int = Field(default=1, ge=1)
     device: str = "auto"
     score_batch: int = Field(default=64, ge=1)
+    edit_cache_bytes: int = Field(default=4 << 30, ge=0)
+    """What each set of an edit's examples keeps in memory of what is computed once; more goes to a file."""
     lease_seconds: float = Field(default=15.0, gt=0)
     sweep_seconds: float = Field(default=2.0, gt=0)
     job_max_attempts: int = Field(default=3, ge=1)

@@ -16,6 +16,7 @@ from factedit.manifests import Manifest
 from factedit.models import LanguageModel
 from factedit.overlay import RESERVED, Overlay
 from factedit.relations import builtin_catalogue
+from factedit.spilling import Room
 from factedit.task import Edited, EditingError, plan
 from factedit.wording import NoWords
 from workers.background import apart_from
@@ -30,6 +31,7 @@ def edit_work(bench: Bench, message: Json, tell: Tell) -> Json:
     with complaints(), _asked_for():
         tell.phase("loading")
         lm = bench.root(order)
+        lm.room = Room(order.cache_bytes, order.store_dir)
         parent = bench.overlay(order, order.parent_overlay)
         tell.phase("editing")
         edited = _train(bench, order, lm, parent, tell)

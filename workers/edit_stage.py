@@ -67,6 +67,7 @@ def _order(s: Session, settings: Settings, claim: Claim, version_id: str) -> Edi
         blocks=_BLOCKS.validate_python(claim.request.get("blocks", "auto")),
         constraint=constraint,
         seed=claim.seed,
+        cache_bytes=settings.edit_cache_bytes,
         manifest={
             "version": version_id,
             "model": model.name,

@@ -32,6 +32,7 @@ class EditOrder(Order):
 
     Attributes:
         avoid: prompts that may not serve as anchors: the users' own probes.
+        cache_bytes: what a set of the edit's examples may keep in memory (factedit.spilling).
         manifest: the version's manifest, but for what only the finished overlay can tell.
     """
 
@@ -44,6 +45,7 @@ class EditOrder(Order):
     blocks: Blocks
     constraint: ConstraintSpec
     seed: int
+    cache_bytes: int
     manifest: dict[str, Any]
 
 

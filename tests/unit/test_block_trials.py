@@ -25,6 +25,7 @@ from factedit.scoring import score_edits
 from factedit.specs import Blocks, ConstraintSpec, MethodName, MethodSpec
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
+from factedit.training import mean_loss
 from tests.support.tiny_models import tiny_model
 
 RELATIONS = builtin_catalogue().relations
@@ -113,7 +114,7 @@ def test_a_trial_that_breaks_off_leaves_the_model_as_it_was(
             raise RuntimeError("no more memory")
         return real(*_)
 
-    real, before = block_trials.mean_loss, root_digest(toy)
+    real, before = mean_loss, root_digest(toy)
     monkeypatch.setattr(block_trials, "mean_loss", breaking)
     with pytest.raises(RuntimeError, match="memory"):
         try_blocks(task_of(toy))
@@ -130,10 +131,10 @@ def test_a_step_goes_against_the_gradients_signs(toy: LanguageModel, monkeypatch
         tried.append(step(self, size))
         return tried[-1]
 
-    monkeypatch.setattr(block_trials._Window, "tried", watched)
-    monkeypatch.setattr(block_trials, "_asked", lambda task: ([example], [example]))
     prompt = RELATIONS["capital"].training_prompts(EDITS[0].subject)[0]
     example = answer_example(toy, prompt, EDITS[0].new_object)
+    monkeypatch.setattr(block_trials._Window, "tried", watched)
+    monkeypatch.setattr(block_trials, "_asked", lambda task: ([example], [example]))
     try_blocks(task_of(toy))
     last = next(trial for trial in reversed(tried) if trial.blocks == [0])
     names = list(iter_block_tensors(toy, [0], "mlp"))

@@ -69,9 +69,9 @@ class VersionOut(BaseModel):
     method: Json
     constraint: Json
     chosen: Json = Field(
-        description="The blocks, matrices and radius that were used. `tried`: where blocks were left to a trial, "
-        "each window of them, the best first, with the `step` of its weights that brought `edits_loss` down "
-        "(nats) and how far that moved unmodified prompts' answers, `anchors_kl` (nats)."
+        description="The blocks, matrices and radius that were used. `tried`: where blocks were left to a "
+        "trial, each window of them, the best first, with the `step` of its weights that brought "
+        "`edits_loss` down (nats) and how far that moved unmodified prompts' answers, `anchors_kl` (nats)."
     )
     metrics: Json
     n_edits_in_force: int
