@@ -39,8 +39,9 @@ REACH = 0.5
 """No step is longer than training could get in so large a share of its own steps, all one way."""
 NO_HARM = 1e-12
 """Less is rounding."""
-ROOM = 8.0
-"""The ball's radius, in steps of the size that was chosen: training goes further, and not all one way."""
+ROOM, ROOM_ALONE = 10.0, 4.0
+"""The ball's radius, in steps of the size that was chosen: training goes further, and not all one way. Less
+where nothing but the ball holds unmodified facts, as in the paper."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +70,9 @@ class Choice:
     def blocks(self) -> list[int]:
         return self.trials[0].blocks
 
-    @property
-    def radius(self) -> float:
-        """Of the l_inf ball that training needs."""
-        return ROOM * self.trials[0].step
+    def radius(self, *, alone: bool) -> float:
+        """Of the l_inf ball that training needs; `alone`: nothing else holds unmodified facts."""
+        return (ROOM_ALONE if alone else ROOM) * self.trials[0].step
 
     def report(self) -> list[dict[str, Any]]:
         return [

@@ -80,7 +80,8 @@ def _where_it_is_best(task: EditTask, constraint: ConstraintSpec) -> Edited:
     names = list(iter_block_tensors(task.lm, choice.blocks, task.plan.parameters))
     radius = task.plan.radius
     if task.plan.norm == "l_inf" and constraint.radius is None and task.plan.preset.rule == "adam":
-        radius = choice.radius
+        held = task.plan.anchors.count and task.plan.anchors.weight
+        radius = choice.radius(alone=not held and task.plan.preset.unmodified == "none")
     there = replace(task.plan, blocks=choice.blocks, names=names, radius=radius)
     edited = EDITORS[task.method.name](replace(task, plan=there))
     return replace(edited, chosen={**edited.chosen, "tried": choice.report()})

@@ -22,7 +22,7 @@ from factedit.prompts import answer_example, collate
 from factedit.relations import builtin_catalogue
 from factedit.running_text import RunningText
 from factedit.scoring import score_edits
-from factedit.specs import Blocks, ConstraintSpec, MethodName, MethodSpec
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
 from factedit.training import mean_loss
@@ -74,7 +74,8 @@ def edited(lm: LanguageModel, name: MethodName, blocks: Blocks = "auto", **more:
         "progress": lambda _: None,
         **more,
     }
-    return edit(lm, method=MethodSpec(name=name), blocks=blocks, **given)
+    given.setdefault("method", MethodSpec(name=name))
+    return edit(lm, blocks=blocks, **given)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_the_choice_is_the_best_trial(toy: LanguageModel) -> None:
     choice = try_blocks(task_of(toy))
     assert sorted(trial.blocks for trial in choice.trials) == [[0], [1], [2], [3]]
     assert choice.blocks == choice.trials[0].blocks
-    assert choice.radius == pytest.approx(block_trials.ROOM * choice.trials[0].step)
+    assert choice.radius(alone=False) == pytest.approx(block_trials.ROOM * choice.trials[0].step)
 
 
 def test_no_step_is_longer_than_the_caller_allows(toy: LanguageModel) -> None:
@@ -243,6 +244,15 @@ def test_auto_in_a_ball_is_tried_too(toy: LanguageModel) -> None:
     made = edited(toy, "auto", constraint=ConstraintSpec(radius=0.05))
     assert made.chosen["radius"] == 0.05
     assert made.chosen["tried"][0]["blocks"] == made.chosen["blocks"]
+
+
+def test_the_ball_is_narrower_where_nothing_else_holds_unmodified_facts(toy: LanguageModel) -> None:
+    off = MethodSpec(name="constrained_ftm", max_steps=1, anchors=AnchorSpec(count=0, weight=0.0))
+    alone, beside = (
+        edited(toy, "constrained_ftm", method=method).chosen["radius"]
+        for method in (off, MethodSpec(name="constrained_ftm", max_steps=1))
+    )
+    assert alone == pytest.approx(beside * block_trials.ROOM_ALONE / block_trials.ROOM)
 
 
 def test_blocks_that_the_caller_names_are_not_questioned(toy: LanguageModel) -> None:
