@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.cells import Cells, Json, code_digest, digest_of
 from factedit.anchors import draw
+from factedit.block_trials import anchors_wanted
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import Covariance
 from factedit.editing import edit
@@ -145,7 +146,8 @@ class Engine:
         """
         in_force = [*edits, *ledger]
         chosen = plan(self.lm, choices.method, choices.blocks, choices.constraint)
-        catalogue, count, contrasting = builtin_catalogue(), chosen.anchors.count, chosen.preset.contrasts
+        catalogue, contrasting = builtin_catalogue(), chosen.preset.contrasts
+        count = anchors_wanted(chosen, choices.blocks)
         measuring = [0.0]
 
         def background(names: Sequence[str]) -> Covariance:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from factedit.methods.material import training_examples
 from factedit.models import LanguageModel, iter_block_tensors
-from factedit.overlay import applied
+from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
-from factedit.task import EditTask
+from factedit.specs import Blocks
+from factedit.task import EditTask, Plan
 from factedit.training import Anchors, ExampleSet, mean_loss, next_token_log_probabilities
 
 EDITS, OTHER_WORDS, ANCHORS = 16, 1, 16
@@ -103,7 +104,16 @@ def may_try(task: EditTask) -> bool:
 
     Neurons that are added have depths of their own, which the step of a trial says nothing about.
     """
-    return task.plan.preset.tried and not task.plan.looking_up and bool(task.anchors)
+    return _tries(task.plan) and bool(task.anchors)
+
+
+def anchors_wanted(chosen: Plan, blocks: Blocks) -> int:
+    """How many unmodified prompts an edit is to be given: the method's, and enough for a trial."""
+    return max(chosen.anchors.count, ANCHORS if blocks == "auto" and _tries(chosen) else 0)
+
+
+def _tries(chosen: Plan) -> bool:
+    return chosen.preset.tried and not chosen.looking_up
 
 
 def try_blocks(task: EditTask, longest: float | None = None) -> Choice:
@@ -121,17 +131,17 @@ def try_blocks(task: EditTask, longest: float | None = None) -> Choice:
     anchors = [next_token_example(lm, prompt) for prompt in spread]
     answers = next_token_log_probabilities(lm, anchors)
     most = min(REACH * task.method.learning_rate * task.method.max_steps, longest or math.inf)
-    places = windows(lm.n_blocks, task.plan.blocks)
+    places = _places(task)
     found: list[Trial] = []
     wanted = first = 0.0
     with applied(lm, task.parent):
         for blocks in places:
             _tell(task, len(found), len(places))
+            names = list(iter_block_tensors(lm, blocks, task.plan.parameters))
             asked, again, kept = (
                 ExampleSet(lm, examples, range(len(examples)), blocks[0])
                 for examples in (own, others, anchors)
             )
-            names = list(iter_block_tensors(lm, blocks, task.plan.parameters))
             window = _Window(lm, blocks, names, asked, again, Anchors(kept, answers))
             if not found:
                 wanted, first = LEFT * window.tried(0.0).loss, window.scale * SHARE
@@ -140,6 +150,17 @@ def try_blocks(task: EditTask, longest: float | None = None) -> Choice:
             first = found[0].step
     _tell(task, len(found), len(places))
     return Choice(found)
+
+
+def _places(task: EditTask) -> list[list[int]]:
+    """The windows to try: those with matrices to train. If the parent has changed some, the most changed one:
+    what a line of versions changes stays in one ball."""
+    lm, chosen = task.lm, task.plan
+    every = windows(lm.n_blocks, chosen.blocks)
+    fit = [blocks for blocks in every if list(iter_block_tensors(lm, blocks, chosen.parameters))]
+    changed = [lm.block_of(name) for name in task.parent if name not in RESERVED]
+    most = max(fit, key=lambda blocks: sum(block in blocks for block in changed))
+    return [most] if any(block in most for block in changed) else fit
 
 
 def _rank(trial: Trial, wanted: float) -> tuple[float, float]:
@@ -163,7 +184,8 @@ def _asked(task: EditTask) -> tuple[list[Example], list[Example]]:
 
 def _tell(task: EditTask, done: int, total: int) -> None:
     before = {"phase": "editing", "step": 0, "max_steps": task.method.max_steps}
-    task.progress({**before, "windows_tried": done, "windows_total": total})
+    edits = {"edits_holding": 0, "edits_total": len(task.edits) + len(task.ledger)}
+    task.progress({**before, **edits, "windows_tried": done, "windows_total": total})
 
 
 def _searched(
@@ -176,9 +198,12 @@ def _searched(
     bearable = before[0].harm if before and before[0].loss <= wanted else math.inf
     far = near = tried(first)
     for _ in range(TIMES):
-        if (near.loss > wanted) != (far.loss > wanted):
+        too_far = far.loss == math.inf
+        if (near.loss > wanted) != (far.loss > wanted) or (
+            too_far and near is not far and near.loss < math.inf
+        ):
             break
-        if near.loss <= wanted:
+        if near.loss <= wanted or too_far:
             near, far = tried(near.step / 2), near
         elif far.step < most and far.harm <= bearable:
             near, far = far, tried(min(2 * far.step, most))
@@ -189,7 +214,7 @@ def _searched(
 
 def _between(near: Trial, far: Trial, wanted: float) -> Trial:
     """Where the loss is as wanted, by a straight line in the logarithms of step and harm; else the better."""
-    if (near.loss > wanted) == (far.loss > wanted):
+    if (near.loss > wanted) == (far.loss > wanted) or math.inf in (near.loss, far.loss):
         return min(near, far, key=lambda trial: _rank(trial, wanted))
     part = (near.loss - wanted) / (near.loss - far.loss)
     step = math.exp((1 - part) * math.log(near.step) + part * math.log(far.step))
@@ -227,6 +252,8 @@ class _Window:
         with self._moved(size):
             loss = (float(mean_loss(self._asked)) + float(mean_loss(self._again))) / 2
             harm = float(self._kept.divergence(range(len(self._kept.examples))))
+        if not math.isfinite(loss + harm):
+            loss = harm = math.inf  # too long a step for the model's dtype
         return Trial(self._blocks, size, loss, harm)
 
     @contextmanager

@@ -75,14 +75,19 @@ def edit(
 
 
 def _where_it_is_best(task: EditTask, constraint: ConstraintSpec) -> Edited:
-    """In the blocks, and in the l_inf ball unless the caller gave one, that a trial finds best."""
-    choice = try_blocks(task, constraint.radius if task.plan.norm == "l_inf" else None)
-    names = list(iter_block_tensors(task.lm, choice.blocks, task.plan.parameters))
-    radius = task.plan.radius
-    if task.plan.norm == "l_inf" and constraint.radius is None and task.plan.preset.rule == "adam":
-        held = task.plan.anchors.count and task.plan.anchors.weight
-        radius = choice.radius(alone=not held and task.plan.preset.unmodified == "none")
-    there = replace(task.plan, blocks=choice.blocks, names=names, radius=radius)
+    """In the blocks that a trial finds best; a method that takes Adam's steps in an l_inf ball of which the
+    caller did not give the radius gets that of the trial too."""
+    chosen = task.plan
+    choice = try_blocks(task, constraint.radius if chosen.norm == "l_inf" else None)
+    names = list(iter_block_tensors(task.lm, choice.blocks, chosen.parameters))
+    radius = chosen.radius
+    if chosen.norm == "l_inf" and constraint.radius is None and chosen.preset.rule == "adam":
+        held = chosen.anchors.count and chosen.anchors.weight
+        radius = choice.radius(alone=not held and chosen.preset.unmodified == "none")
+        # A ball that earlier edits lie outside of would undo them.
+        before = {name: task.parent[name] for name in names if name in task.parent}
+        radius = max(radius, change_metrics(task.lm, before, None)["max_abs_change"])
+    there = replace(chosen, blocks=choice.blocks, names=names, radius=radius)
     edited = EDITORS[task.method.name](replace(task, plan=there))
     return replace(edited, chosen={**edited.chosen, "tried": choice.report()})
 

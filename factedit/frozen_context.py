@@ -56,7 +56,7 @@ class FrozenContexts(ExampleSet):
         # By example: what enters the first chosen block from its start on, [T, d];
         # and the context's keys and values in each block from there, [L, blocks, heads, d_head] each.
         self._hidden = Spilling(lm.room)
-        self._context = Spilling(lm.room), Spilling(lm.room)
+        self._context = Spilling(lm.room, self._hidden), Spilling(lm.room, self._hidden)
         for rows in trees(lm, [example.ids for example in self.examples]):
             self._read(rows)
 

@@ -1,7 +1,7 @@
 """What is computed once for each example of an edit: kept in memory up to a limit, beyond it in a file.
 
-So that the memory an edit takes does not grow with its batch. The file has no name: it is gone with the set
-of examples, or with the process, however that ends.
+It is most of what grows with a batch. The file has no name: it is gone with the set of examples, or with the
+process, however that ends.
 """
 
 import errno
@@ -36,6 +36,13 @@ class _InFile:
     device: torch.device
 
 
+@dataclass(slots=True)
+class _Used:
+    """Of a room, in memory."""
+
+    bytes: int = 0
+
+
 class Spilling:
     """Tensors by the place of their example.
 
@@ -43,8 +50,10 @@ class Spilling:
         in_memory, in_file: bytes.
     """
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, beside: "Spilling | None" = None) -> None:
+        """`beside`: what shares the room."""
         self._room = room
+        self._used: _Used = _Used() if beside is None else beside._used
         self._kept: dict[int, Tensor] = {}
         self._spilt: dict[int, _InFile] = {}
         self._file: IO[bytes] | None = None
@@ -60,9 +69,11 @@ class Spilling:
             StorageFull: the disk has no room for what does not fit in memory.
         """
         for place, tensor in tensors.items():
-            if self.in_memory + tensor.nbytes <= self._room.max_bytes:
-                self._kept[place] = tensor
+            if self._used.bytes + tensor.nbytes <= self._room.max_bytes:
+                # A view would keep the whole of which the rest is in the file.
+                self._kept[place] = tensor.clone() if self._file else tensor
                 self.in_memory += tensor.nbytes
+                self._used.bytes += tensor.nbytes
             else:
                 self._spilt[place] = self._written(tensor)
 

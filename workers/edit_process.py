@@ -9,6 +9,7 @@ from torch import Tensor
 
 from factedit.added_neurons import Neurons
 from factedit.anchors import draw
+from factedit.block_trials import anchors_wanted
 from factedit.blocks import NoSuchBlock
 from factedit.curvature import Covariance
 from factedit.editing import edit
@@ -70,7 +71,7 @@ def _train(
         builtin_catalogue(),
         in_force,
         order.relations,
-        chosen.anchors.count,
+        anchors_wanted(chosen, order.blocks),
         order.seed,
         order.avoid,
         contrasting=chosen.preset.contrasts,

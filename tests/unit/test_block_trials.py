@@ -1,7 +1,8 @@
 """Blocks and radius chosen by trial: what is tried, what is chosen, and that nothing is left behind."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from factedit import block_trials
-from factedit.block_trials import Trial, _rank, _searched, try_blocks, windows
+from factedit.block_trials import Trial, _rank, _searched, anchors_wanted, try_blocks, windows
 from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.forward import target_logits
@@ -196,6 +197,29 @@ def test_who_gets_there_comes_first_and_then_the_least_harm() -> None:
     assert sorted(trials, key=lambda trial: _rank(trial, 2.0)) == [gentle, harsh, short, shorter]
 
 
+def test_a_step_that_overflows_is_no_success() -> None:
+    curve = on_a_curve(lambda step: 3.0 if step < 0.5 else math.inf, lambda step: step)
+    found = _searched(curve, 0.25, 64.0, 1.0, [])
+    assert (found.step, found.loss) == (0.25, 3.0)
+    found = _searched(curve, 2.0, 64.0, 1.0, [])
+    assert (found.step, found.loss) == (0.25, 3.0)
+    assert _rank(Trial([0], 0.1, 1.0, 0.5), 1.0) < _rank(Trial([1], 0.1, math.inf, math.inf), 1.0)
+
+
+def test_what_is_no_number_counts_as_infinite(toy: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = block_trials._Window._moved
+
+    @contextmanager
+    def broken(self: block_trials._Window, size: float) -> Iterator[None]:
+        with real(self, math.nan if size else 0.0):
+            yield
+
+    monkeypatch.setattr(block_trials._Window, "_moved", broken)
+    choice = try_blocks(task_of(toy))
+    assert all(trial.loss == trial.harm == math.inf for trial in choice.trials)
+    assert math.isfinite(choice.radius(alone=False))
+
+
 def test_the_choice_is_the_best_trial(toy: LanguageModel) -> None:
     choice = try_blocks(task_of(toy))
     assert sorted(trial.blocks for trial in choice.trials) == [[0], [1], [2], [3]]
@@ -265,6 +289,39 @@ def test_a_radius_that_the_caller_names_is_kept(toy: LanguageModel) -> None:
     made = edited(toy, "constrained_ftm", constraint=ConstraintSpec(radius=0.004))
     assert made.chosen["radius"] == 0.004
     assert "tried" in made.chosen
+
+
+def test_a_line_of_versions_stays_in_its_blocks_and_in_a_ball_that_holds_them_all(toy: LanguageModel) -> None:
+    first = edited(toy, "constrained_ftm", [1], edits=EDITS[:3], constraint=ConstraintSpec(radius=0.3))
+    assert first.metrics["max_abs_change"] > 0.01
+    tight = MethodSpec(name="constrained_ftm", max_steps=2, learning_rate=1e-4)
+    then = edited(
+        toy, "constrained_ftm", method=tight, parent=first.tensors, edits=EDITS[3:], ledger=EDITS[:3]
+    )
+    assert then.chosen["blocks"] == [1] and len(then.chosen["tried"]) == 1
+    assert then.chosen["radius"] >= first.metrics["max_abs_change"]
+    held = score_edits(toy, then.tensors, EDITS[:3], RELATIONS)
+    assert all(outcome.right for outcome in held)
+
+
+def test_unmodified_prompts_are_drawn_for_a_trial_though_none_are_held(toy: LanguageModel) -> None:
+    off = MethodSpec(name="constrained_ftm", anchors=AnchorSpec(count=0, weight=0.0))
+    chosen = plan(toy, off, "auto", ConstraintSpec())
+    assert anchors_wanted(chosen, "auto") == block_trials.ANCHORS
+    assert anchors_wanted(chosen, [1]) == 0
+    assert anchors_wanted(plan(toy, MethodSpec(name="memit"), "auto", ConstraintSpec()), "auto") == 0
+
+
+def test_windows_without_such_matrices_are_left_out(
+    toy: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = iter_block_tensors
+    monkeypatch.setattr(
+        block_trials,
+        "iter_block_tensors",
+        lambda lm, blocks, kind: [] if 0 in blocks else real(lm, blocks, kind),
+    )
+    assert [0] not in [trial.blocks for trial in try_blocks(task_of(toy)).trials]
 
 
 def test_without_unmodified_prompts_nothing_tells_harm(toy: LanguageModel) -> None:

@@ -110,8 +110,9 @@ def test_a_model_that_answers_otherwise_from_a_frozen_context_is_not_frozen(
     def forgetful(self: FrozenContexts, rows: Rows) -> None:
         kept(self, rows)
         for each in rows.placed:
-            keys, values = self._context[each.sequence]
-            self._context[each.sequence] = torch.zeros_like(keys), 9 * torch.ones_like(values)
+            keys, values = self._context
+            keys.update({each.sequence: torch.zeros_like(keys[each.sequence])})
+            values.update({each.sequence: 9 * torch.ones_like(values[each.sequence])})
 
     monkeypatch.setattr(FrozenContexts, "_read", forgetful)
     assert not can_freeze(lm, examples(lm), 1)

@@ -45,6 +45,15 @@ def test_a_view_of_something_larger_is_kept_alone(tmp_path: Path) -> None:
     assert torch.equal(store[0], whole[:, 1:3])
 
 
+def test_stores_share_a_room(tmp_path: Path) -> None:
+    first = Spilling(Room(100, tmp_path))
+    second = Spilling(Room(100, tmp_path), first)
+    first.update({0: torch.ones(15)})
+    second.update({0: torch.ones(20), 1: torch.ones(5)})
+    assert (first.in_memory, second.in_memory, second.in_file) == (60, 20, 80)
+    assert torch.equal(second[0], torch.ones(20)) and torch.equal(second[1], torch.ones(5))
+
+
 def test_nothing_remains_in_the_folder(tmp_path: Path) -> None:
     store = Spilling(Room(0, tmp_path))
     store.update({0: torch.ones(1000)})

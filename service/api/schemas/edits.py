@@ -81,9 +81,9 @@ class EditsIn(Body):
     blocks: Blocks = Field(
         default="auto",
         description="Which transformer blocks may change. `auto`: for `constrained_ftm`, `ftm` and `fta`, "
-        "and for `auto` inside a ball, found for this model and batch by a trial, and the l_inf radius with "
-        "them if you name none; else the method's usual depth. The version's `chosen` tells which, and what "
-        "was tried.",
+        "and for `auto` where it only fine-tunes, found for this model and batch by a trial, and with them "
+        "`constrained_ftm`'s l_inf radius if you name none; else the method's usual depth. The version's "
+        "`chosen` tells which, and what was tried.",
     )
     constraint: ConstraintSpec = ConstraintSpec()
     gate: GateSpec = GateSpec()
