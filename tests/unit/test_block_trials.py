@@ -261,11 +261,12 @@ def test_what_was_tried_is_told(toy: LanguageModel) -> None:
 
 @pytest.mark.parametrize("name", ["ft_m", "loc_ft", "memit", "crisp", "auto"])
 def test_other_methods_keep_the_blocks_they_are_known_with(toy: LanguageModel, name: MethodName) -> None:
-    assert "tried" not in edited(toy, name).chosen
+    assert "tried" not in edited(toy, name, method=MethodSpec(name=name, max_steps=2)).chosen
 
 
 def test_auto_in_a_ball_is_tried_too(toy: LanguageModel) -> None:
-    made = edited(toy, "auto", constraint=ConstraintSpec(radius=0.05))
+    few = MethodSpec(name="auto", max_steps=2)
+    made = edited(toy, "auto", constraint=ConstraintSpec(radius=0.05), method=few)
     assert made.chosen["radius"] == 0.05
     assert made.chosen["tried"][0]["blocks"] == made.chosen["blocks"]
 
@@ -280,13 +281,14 @@ def test_the_ball_is_narrower_where_nothing_else_holds_unmodified_facts(toy: Lan
 
 
 def test_blocks_that_the_caller_names_are_not_questioned(toy: LanguageModel) -> None:
-    made = edited(toy, "constrained_ftm", [1])
+    made = edited(toy, "constrained_ftm", [1], method=MethodSpec(name="constrained_ftm", max_steps=2))
     assert made.chosen["blocks"] == [1]
     assert "tried" not in made.chosen
 
 
 def test_a_radius_that_the_caller_names_is_kept(toy: LanguageModel) -> None:
-    made = edited(toy, "constrained_ftm", constraint=ConstraintSpec(radius=0.004))
+    few = MethodSpec(name="constrained_ftm", max_steps=2)
+    made = edited(toy, "constrained_ftm", constraint=ConstraintSpec(radius=0.004), method=few)
     assert made.chosen["radius"] == 0.004
     assert "tried" in made.chosen
 
