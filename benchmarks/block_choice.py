@@ -135,7 +135,7 @@ def run(
     sizes: Annotated[str, typer.Option(help="Edits in a batch, separated by commas.")] = "8,32",
     batches: Annotated[int, typer.Option(help="Batches of each size and set.")] = 1,
     toy_sizes: Annotated[str, typer.Option(help="The same for the toy model.")] = "1,3,10,20",
-    toy_batches: Annotated[int, typer.Option(help="Batches of each size there.")] = 3,
+    toy_batches: Annotated[int, typer.Option(help="Batches of each size there.")] = 4,
     data: DataOption = DATA,
     bench: BenchOption = BENCH,
     device: DeviceOption = "auto",

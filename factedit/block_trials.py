@@ -153,11 +153,16 @@ def try_blocks(task: EditTask, longest: float | None = None) -> Choice:
 
 
 def _places(task: EditTask) -> list[list[int]]:
-    """The windows to try: those with matrices to train. If the parent has changed some, the most changed one:
-    what a line of versions changes stays in one ball."""
+    """The windows to try: those with matrices to train.
+
+    A ball that bounds all weights together is left if the next batch changes others: there the window that
+    the parent has changed most is the only one. An l_inf ball bounds each weight, whichever are changed.
+    """
     lm, chosen = task.lm, task.plan
     every = windows(lm.n_blocks, chosen.blocks)
     fit = [blocks for blocks in every if list(iter_block_tensors(lm, blocks, chosen.parameters))]
+    if chosen.norm not in ("l_2", "fisher"):
+        return fit
     changed = [lm.block_of(name) for name in task.parent if name not in RESERVED]
     most = max(fit, key=lambda blocks: sum(block in blocks for block in changed))
     return [most] if any(block in most for block in changed) else fit

@@ -23,7 +23,7 @@ from factedit.prompts import answer_example, collate
 from factedit.relations import builtin_catalogue
 from factedit.running_text import RunningText
 from factedit.scoring import score_edits
-from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec
+from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec, Norm
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
 from factedit.training import mean_loss
@@ -293,7 +293,10 @@ def test_a_radius_that_the_caller_names_is_kept(toy: LanguageModel) -> None:
     assert "tried" in made.chosen
 
 
-def test_a_line_of_versions_stays_in_its_blocks_and_in_a_ball_that_holds_them_all(toy: LanguageModel) -> None:
+def test_the_ball_of_a_line_of_versions_holds_them_all(
+    toy: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block_trials, "windows", lambda *_: [[1]])
     first = edited(toy, "constrained_ftm", [1], edits=EDITS[:3], constraint=ConstraintSpec(radius=0.3))
     assert first.metrics["max_abs_change"] > 0.01
     tight = MethodSpec(name="constrained_ftm", max_steps=2, learning_rate=1e-4)
@@ -304,6 +307,18 @@ def test_a_line_of_versions_stays_in_its_blocks_and_in_a_ball_that_holds_them_al
     assert then.chosen["radius"] >= first.metrics["max_abs_change"]
     held = score_edits(toy, then.tensors, EDITS[:3], RELATIONS)
     assert all(outcome.right for outcome in held)
+
+
+@pytest.mark.parametrize(("norm", "windows_tried"), [("l_2", 1), ("l_inf", 4)])
+def test_where_a_ball_bounds_all_weights_together_a_line_of_versions_stays_in_its_blocks(
+    toy: LanguageModel, norm: Norm, windows_tried: int
+) -> None:
+    few = MethodSpec(name="constrained_ftm", max_steps=2)
+    first = edited(toy, "constrained_ftm", [1], edits=EDITS[:3], method=few)
+    ball = ConstraintSpec(norm=norm, radius=0.5)
+    then = edited(toy, "constrained_ftm", method=few, parent=first.tensors, edits=EDITS[3:], constraint=ball)
+    assert len(then.chosen["tried"]) == windows_tried
+    assert norm == "l_inf" or then.chosen["blocks"] == [1]
 
 
 def test_unmodified_prompts_are_drawn_for_a_trial_though_none_are_held(toy: LanguageModel) -> None:
