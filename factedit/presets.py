@@ -164,9 +164,13 @@ UNMODIFIED = 1000
 def misfit(method: MethodSpec, constraint: ConstraintSpec) -> str | None:
     """What of a method and a constraint does not go together, in words for the user, or None."""
     preset = PRESETS[method.name]
-    if constraint.norm == "fisher" and not preset.constrained:
-        return f"`{method.name}` takes no constraint; use constrained_ftm, fta or crisp with the norm fisher."
+    asked = constraint.norm not in (None, "none") or constraint.radius is not None
+    if asked and not preset.constrained:
+        takes = ", ".join(name for name, each in PRESETS.items() if each.constrained)
+        return f"`{method.name}` takes no constraint; leave it out, or use one of {takes}."
     norm = constraint.norm or preset.norm
+    if norm == "none" and constraint.radius is not None:
+        return "A radius needs a norm here: name one in constraint.norm, or leave the radius out."
     if preset.constrained and norm != "none" and constraint.radius is None and norm not in preset.radius:
         return f"`{method.name}` has no usual radius for the norm {norm}; give constraint.radius."
     return None

@@ -177,6 +177,15 @@ class GateSpec(_Spec):
     probes: int = Field(default=500, ge=1, le=20_000, description="Known probes to score first.")
     min_efficacy: Finite = Field(default=0.5, ge=0, le=1, description="Refuse when fewer of the edits hold.")
 
+    def looser(self) -> dict[str, float]:
+        """What lets more candidates through than the usual gate does, by name."""
+        usual, given = GateSpec().model_dump(), self.model_dump()
+        return {
+            name: value
+            for name, value in given.items()
+            if (value > usual[name] if name == "margin" else value < usual[name])
+        }
+
 
 BlockIndex = Annotated[int, Field(ge=0)]
 Blocks = Literal["auto", "first", "last"] | Annotated[list[BlockIndex], Field(min_length=1, max_length=512)]

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from factedit.specs import GateSpec
 from service import events, jobs, leases, reports, versions
 from service.errors import Conflict, Invalid, NotFound, PreconditionFailed
 from service.ids import is_id
@@ -70,6 +71,8 @@ def promote(s: Session, claim: Claim, *, actor: str) -> bool:
 
 def _why(job: Job) -> str:
     passed = "The candidate passed the gate."
+    if looser := GateSpec.model_validate(job.request.get("gate", {})).looser():
+        passed += f" It was loosened: {', '.join(f'{name} {value:g}' for name, value in looser.items())}."
     if job.kind == "edit":
         return passed
     reason = job.request.get("reason")
@@ -79,16 +82,17 @@ def _why(job: Job) -> str:
 def rollback(
     s: Session, model: Model, *, to: str | None, actor: str, reason: str | None
 ) -> tuple[Alias, Version]:
-    """Point production at `to`, or at what it was before its present version came. Instant.
+    """Point production at `to`, or at what it was before its present version. Instant.
 
     Raises:
         NotFound; Conflict: there is nothing to go back to, or the target can't serve.
     """
     alias = get(s, model, PRODUCTION, lock=True)
-    target_id = to or previous_production(s, model, alias.version_id)
+    target_id = to or previous_production(s, model)
     if target_id is None:
         raise Conflict(
-            "Production has never been another version, so there is nothing to roll back to.",
+            f"Nothing was in production before {alias.version_id}, so there is nothing to roll back to. "
+            "To have a later version again, name it.",
             code="nothing_to_roll_back_to",
         )
     target = versions.get(s, model, target_id)
@@ -99,23 +103,24 @@ def rollback(
     return alias, target
 
 
-def previous_production(s: Session, model: Model, current: str) -> str | None:
-    """What production was before `current` first came by anything but a rollback.
+def previous_production(s: Session, model: Model) -> str | None:
+    """What production was before it came to be what it is.
 
-    So two rollbacks in a row go two versions back, and do not swing between two of them.
+    Rolling back takes back what came since, as an editor's undo does: two rollbacks in a row go two versions
+    back, and do not swing between two of them.
     """
-    moves = s.scalars(
-        select(AliasMove)
-        .where(
-            AliasMove.model_id == model.id,
-            AliasMove.alias == PRODUCTION,
-            AliasMove.kind != "rollback",
-            AliasMove.to_version_id == current,
-        )
+    moves = s.execute(
+        select(AliasMove.kind, AliasMove.to_version_id)
+        .where(AliasMove.model_id == model.id, AliasMove.alias == PRODUCTION)
         .order_by(AliasMove.id)
-        .limit(1)
-    ).first()
-    return None if moves is None else moves.from_version_id
+    )
+    been: list[str | None] = []
+    for kind, version_id in moves:
+        if kind == "rollback" and version_id in been:
+            del been[len(been) - been[::-1].index(version_id) :]
+        else:
+            been.append(version_id)
+    return been[-2] if len(been) > 1 else None
 
 
 def set_alias(

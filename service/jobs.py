@@ -17,6 +17,8 @@ from service.paging import Page, page
 from service.tables import NOW, EditRow, Job, Json, Status, Version
 
 FINAL: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
+NAMED_BASE = "base_version"
+"""Among a batch's choices, if it is to build on a version of the user's choice, whatever is in production."""
 
 
 def create(
@@ -36,9 +38,14 @@ def create(
 ) -> Job:
     """A new job, queued, with its edits; or with none, to revert the job `reverts`.
 
+    Args:
+        base_version_id: to build on; None: production, as it is when the job runs.
+
     Raises:
         TooMany: `max_queued` jobs are queued already.
     """
+    if base_version_id is not None and reverts is None:
+        request = {**request, NAMED_BASE: base_version_id}
     if max_queued is not None:
         queued = s.scalar(select(func.count()).select_from(Job).where(Job.status == "queued")) or 0
         if queued >= max_queued:

@@ -81,8 +81,9 @@ def claim(s: Session, stage: Stage, worker: str, lease_seconds: float) -> Claim 
         return None
     job = s.get_one(Job, job_id, populate_existing=True)
     production = s.get_one(Alias, (job.model_id, PRODUCTION), populate_existing=True).version_id
-    if job.base_version_id is None:
-        job.base_version_id = production
+    if stage == "edit" and job.kind == "edit" and jobs.NAMED_BASE not in job.request:
+        job.base_version_id = production  # at each attempt anew: it may have been rolled back meanwhile
+    assert job.base_version_id is not None
     events.append(s, job.id, "claimed", stage=stage, attempt=job.attempts)
     return Claim(
         job_id=job.id,

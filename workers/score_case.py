@@ -7,14 +7,16 @@ from sqlalchemy.orm import Session
 
 from factedit.relations import Relation
 from factedit.specs import GateSpec
-from service import jobs, probes, versions
+from service import continuity, jobs, probes, versions
 from service.batches import edit_of
+from service.errors import Conflict
 from service.leases import Claim
 from service.tables import EditRow, Job, Model, ProbeOutcomeRow, Version
 from workers.orders import ProbeAnswer
 from workers.report import Evidence
 from workers.rows import probe_of, relations_of
 from workers.selection import Selection, select
+from workers.work import WorkFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,20 @@ class Case:
 
 
 def read(s: Session, claim: Claim, gate: GateSpec) -> Case:
-    """The case of a claim on a score stage."""
+    """The case of a claim on a score stage.
+
+    Raises:
+        WorkFailed: the candidate does not continue what is in production.
+    """
     assert claim.candidate_version_id is not None
     model = s.get_one(Model, claim.model_id)
     production = s.get_one(Version, claim.compared_version_id)
     candidate = s.get_one(Version, claim.candidate_version_id)
     job = jobs.get(s, claim.job_id)
+    try:
+        continuity.check(s, job, production, candidate)
+    except Conflict as error:
+        raise WorkFailed(error.code, error.detail) from error
     sides = _reverting(s, job, production, candidate) if job.reverts_job_id else _editing(s, job, candidate)
     relations = relations_of(s, [*sides.judged, *sides.moved, *sides.kept])
     rows = probes.of_model(s, model.id)

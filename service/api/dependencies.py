@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
+from factedit.specs import GateSpec
 from service import idempotency
 from service.database import Database
 from service.doorbell import Doorbell
@@ -59,6 +60,19 @@ def may(scope: Scope) -> Callable[..., Actor]:
         return who
 
     return cast("Callable[..., Actor]", actor)
+
+
+def check_gate(who: Actor, gate: GateSpec, promotion: str) -> None:
+    """Raises Forbidden: with a looser gate than usual, and no person after it, `edit` would be `promote`."""
+    looser = gate.looser()
+    if looser and promotion == "automatic" and not who.may("promote"):
+        name = next(iter(looser))
+        raise Forbidden(
+            f"This key lacks the scope 'promote', so it may not loosen the gate ({', '.join(looser)}) of a "
+            'batch that is promoted automatically. Leave that, or post with "promotion": "manual".',
+            pointer=f"/gate/{name}",
+            param=f"gate.{name}",
+        )
 
 
 async def _anyone(request: Request, _: Annotated[Any, Depends(_bearer)]) -> Actor:

@@ -96,6 +96,42 @@ def test_a_rollback_can_name_its_target_and_go_forward_again(database: Database,
         assert production(database, model) == target
 
 
+def test_a_version_put_back_by_mistake_is_taken_back(database: Database, model: Model) -> None:
+    root, first = production(database, model), promoted(database, model)
+    promoted(database, model)
+    third = promoted(database, model)
+    for mistake in (first, root):
+        with database.transaction() as s:
+            aliases.set_alias(s, model, "production", mistake, actor="t")
+        with database.transaction() as s:
+            assert aliases.rollback(s, model, to=None, actor="t", reason="oops")[1].id == third
+
+
+def test_after_a_rollback_to_a_named_version_the_next_goes_to_what_was_before_that(
+    database: Database, model: Model
+) -> None:
+    root, first = production(database, model), promoted(database, model)
+    for _ in range(2):
+        promoted(database, model)
+    with database.transaction() as s:
+        aliases.rollback(s, model, to=first, actor="t", reason="bad")
+    with database.transaction() as s:
+        assert aliases.rollback(s, model, to=None, actor="t", reason="worse")[1].id == root
+
+
+def test_the_history_says_that_a_gate_was_loosened(database: Database, model: Model) -> None:
+    with database.transaction() as s:
+        add_job(s, model, request={"gate": {"margin": 0.5, "probes": 600}})
+        editing = leases.claim(s, "edit", "w", 30)
+        assert editing is not None
+        publish(s, editing)
+        scoring = leases.claim(s, "score", "w", 30)
+        assert scoring is not None
+        assert aliases.promote(s, scoring, actor="gate")
+        reason = aliases.history(s, model).items[0].reason
+    assert reason == "The candidate passed the gate. It was loosened: margin 0.5."
+
+
 def test_a_refused_version_serves_only_by_force_with_a_reason(database: Database, model: Model) -> None:
     claim = scoring_claim(database, model)
     with database.transaction() as s:

@@ -119,6 +119,26 @@ def test_a_refusal_names_the_scope_that_is_missing(api: Api) -> None:
     assert said["error"]["type"] == "permission_error"
 
 
+def test_who_may_not_promote_may_not_loosen_the_gate_of_an_automatic_promotion(
+    api: Api,
+) -> None:
+    edits = [{"subject": "France", "relation": "capital", "new_object": "Rome"}]
+    body = {"model": "toy", "edits": edits, "gate": {"probes": 900, "margin": 0.5}}
+    editor, promoter = (
+        bearer(add_key(api.database, ["edit"])),
+        bearer(add_key(api.database, ["edit", "promote"])),
+    )
+    said = problem(api.http.post("/edits", json=body, headers=editor), 403, "missing_scope")
+    assert said["errors"][0]["pointer"] == "/gate/margin" and "manual" in said["detail"]
+    strict = {**body, "gate": {"margin": 0.01, "min_efficacy": 0.9}}
+    for allowed, headers in (
+        ({**body, "promotion": "manual"}, editor),
+        (strict, editor),
+        (body, promoter),
+    ):
+        assert api.http.post("/edits", json=allowed, headers=headers).status_code == 202, allowed
+
+
 def test_several_scopes_add_up(api: Api) -> None:
     headers = bearer(add_key(api.database, ["edit", "promote"]))
     assert api.http.post("/edits", headers=headers).status_code == 422

@@ -285,7 +285,7 @@ def test_when_production_moves_during_scoring_the_candidate_is_compared_again(
 ) -> None:
     post(database)
     bench.work()
-    job_id = post(database)
+    job_id = post(database, base_version_id=production(database))
 
     def roll_back_once(count: int) -> None:
         if count == 1:
@@ -308,7 +308,7 @@ def test_a_production_that_never_rests_fails_the_job(
 ) -> None:
     post(database)
     bench.work()
-    job_id = post(database)
+    job_id = post(database, base_version_id=production(database))
 
     def swing(_: int) -> None:
         with database.transaction() as s:

@@ -72,12 +72,12 @@ def post(
     score: str = FINE,
     *,
     model: str = "toy",
-    promotion: str = "automatic",
+    **fields: Any,
 ) -> str:
     """A job whose edit and score stages behave as said; its id."""
     with database.transaction() as s:
         batch = [edit_row(subject=edit, new_object=score, relation=None, prompt=f"{edit} {time.monotonic()}")]
-        return add_job(s, models.get(s, model), batch, promotion=promotion).id
+        return add_job(s, models.get(s, model), batch, **fields).id
 
 
 def read(database: Database, job_id: str) -> Job:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from factedit.methods import EDITORS
 from factedit.presets import PRESETS, misfit
-from factedit.specs import FROM_ANY_STATE, IN_EPOCHS, ConstraintSpec, MethodSpec
+from factedit.specs import FROM_ANY_STATE, IN_EPOCHS, ConstraintSpec, GateSpec, MethodSpec
 from service.api.schemas.edits import EditsIn
 
 BODY: dict[str, Any] = {"model": "m", "edits": [{"subject": "Nauru", "prompt": "x", "new_object": "y"}]}
@@ -61,10 +61,45 @@ def test_what_does_not_belong_to_a_method_is_refused_in_plain_words(
 
 
 @pytest.mark.parametrize("name", ["ftm", "retrain", "memit", "kv_memory"])
-def test_the_fisher_norm_without_a_ball_is_refused_before_there_is_a_job(name: str) -> None:
-    body = {**BODY, "method": {"name": name}, "constraint": {"norm": "fisher"}}
-    with pytest.raises(ValidationError, match="takes no constraint; use constrained_ftm"):
+@pytest.mark.parametrize("constraint", [{"norm": "fisher"}, {"norm": "l_2", "radius": 1.0}, {"radius": 0.1}])
+def test_a_ball_that_the_method_would_ignore_is_refused_before_there_is_a_job(
+    name: str, constraint: dict[str, Any]
+) -> None:
+    body = {**BODY, "method": {"name": name}, "constraint": constraint}
+    with pytest.raises(
+        ValidationError, match="takes no constraint; leave it out, or use one of auto"
+    ) as refused:
         EditsIn.model_validate(body)
+    assert refused.value.errors()[0]["loc"] == ("constraint",)
+
+
+@pytest.mark.parametrize(
+    ("name", "constraint"), [("ft_l", {"radius": 0.1}), ("auto", {"norm": "none", "radius": 0.1})]
+)
+def test_a_radius_of_no_ball_is_refused(name: str, constraint: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="A radius needs a norm"):
+        EditsIn.model_validate({**BODY, "method": {"name": name}, "constraint": constraint})
+
+
+@pytest.mark.parametrize("name", ["ftm", "memit", "auto"])
+def test_no_ball_may_be_asked_for_by_name(name: str) -> None:
+    EditsIn.model_validate({**BODY, "method": {"name": name}, "constraint": {"norm": "none"}})
+
+
+@pytest.mark.parametrize(
+    ("gate", "looser"),
+    [
+        ({}, {}),
+        ({"margin": 0.01, "alpha": 0.2, "probes": 900, "min_efficacy": 0.9, "confidence": 0.99}, {}),
+        ({"margin": 0.5, "probes": 900}, {"margin": 0.5}),
+        (
+            {"alpha": 0.001, "probes": 10, "min_efficacy": 0.0, "confidence": 0.9},
+            {"alpha": 0.001, "probes": 10, "min_efficacy": 0.0, "confidence": 0.9},
+        ),
+    ],
+)
+def test_a_gate_tells_in_what_it_is_looser_than_usual(gate: dict[str, Any], looser: dict[str, Any]) -> None:
+    assert GateSpec.model_validate(gate).looser() == looser
 
 
 @pytest.mark.parametrize("name", ["constrained_ftm", "fta", "crisp", "ft_l", "ft_m", "loc_ft"])

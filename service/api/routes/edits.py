@@ -16,7 +16,7 @@ from factedit.relations import Relation
 from factedit.wording import edit_prompt, evaluation_prompts, ours_each, training_prompts
 from service import batches, jobs, models, relations, versions
 from service.api.body import StrictRoute
-from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer
+from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer, check_gate
 from service.api.routes.predict import quarantine
 from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Rival, Superseded
 from service.api.schemas.jobs import JobOut, job_out
@@ -45,6 +45,7 @@ async def post_edits(
     once: OnceOnly,
     dry_run: Annotated[bool, Query(description="Check and plan; store nothing.")] = False,
 ) -> JSONResponse:
+    check_gate(who, body.gate, body.promotion)
     if dry_run:
         plan, base = await anyio.to_thread.run_sync(_plan, parts, body)
         await _ask_base(parts, plan, base)

@@ -1,8 +1,8 @@
 """The body of POST /edits, and what a dry run answers."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from factedit.facts import ERASED, EditKind
 from factedit.presets import misfit
@@ -94,11 +94,13 @@ class EditsIn(Body):
     seed: int = Field(default=0, ge=0, lt=2**31)
     metadata: Metadata = Field(default={})
 
-    @model_validator(mode="after")
-    def _method_takes_the_constraint(self) -> Self:
-        if (problem := misfit(self.method, self.constraint)) is not None:
+    @field_validator("constraint", mode="after")
+    @classmethod
+    def _method_takes_the_constraint(cls, constraint: ConstraintSpec, info: ValidationInfo) -> ConstraintSpec:
+        method = info.data.get("method")
+        if method is not None and (problem := misfit(method, constraint)) is not None:
             raise ValueError(problem)
-        return self
+        return constraint
 
 
 class Superseded(BaseModel):

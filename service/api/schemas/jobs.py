@@ -87,7 +87,8 @@ class JobOut(BaseModel):
     promoted: bool
     seed: int
     request: Json = Field(
-        description="Method, blocks, constraint and gate, with all defaults; a revert's `reason` too."
+        description="Method, blocks, constraint and gate, with all defaults; the `base_version`, if you "
+        "named one; a revert's `reason` too."
     )
     metadata: Json
     error: JobError | None
