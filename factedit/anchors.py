@@ -31,7 +31,7 @@ def anchor_prompts(
     relations = {edit.relation for edit in edits if edit.relation is not None}
     near: list[str] = []
     far: list[str] = []
-    for fact in catalogue.anchor_facts():
+    for fact in catalogue.anchor_facts:
         if fact.subject.casefold() in edited:
             continue
         prompts = catalogue.relations[fact.relation].training_prompts(fact.subject)
@@ -52,7 +52,7 @@ def background_prompts(catalogue: Catalogue, count: int = BACKGROUND) -> list[st
     """
     prompts = [
         prompt
-        for fact in catalogue.anchor_facts()
+        for fact in catalogue.anchor_facts
         for prompt in catalogue.relations[fact.relation].training_prompts(fact.subject)
     ]
     random.Random(0).shuffle(prompts)
@@ -64,7 +64,7 @@ def background_of(catalogue: Catalogue, edits: Sequence[Edit], count: int = BACK
     edited = {edit.subject.casefold() for edit in edits}
     mine = {
         prompt
-        for fact in catalogue.anchor_facts()
+        for fact in catalogue.anchor_facts
         if fact.subject.casefold() in edited
         for prompt in catalogue.relations[fact.relation].training_prompts(fact.subject)
     }
@@ -116,7 +116,7 @@ def contrasts(
     """
     rng = random.Random(seed)
     edited = {edit.subject.casefold() for edit in edits}
-    subjects = sorted({f.subject for f in catalogue.anchor_facts() if f.subject.casefold() not in edited})
+    subjects = sorted({f.subject for f in catalogue.anchor_facts if f.subject.casefold() not in edited})
 
     def somebody() -> str:
         return invented_name(rng) if rng.random() < 0.4 else rng.choice(subjects)

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 from factedit.object_types import fit, types_of
@@ -78,7 +78,17 @@ def recognise(
     prompt: str, subject: str, new_object: str, wordings: Mapping[str, Wording] | None = None
 ) -> Recognition | None:
     """The family that the prompt's words and the object's type agree on; None rather than a guess."""
-    wordings = load_wordings() if wordings is None else wordings
+    if wordings is None:
+        return _recognised(prompt, subject, new_object)
+    return _best(prompt, subject, new_object, wordings)
+
+
+@lru_cache(maxsize=1 << 14)
+def _recognised(prompt: str, subject: str, new_object: str) -> Recognition | None:
+    return _best(prompt, subject, new_object, load_wordings())
+
+
+def _best(prompt: str, subject: str, new_object: str, wordings: Mapping[str, Wording]) -> Recognition | None:
     index = _index(tuple(wordings.values()))
     asked = _without(prompt, subject)
     words, bare, types = _words(asked), bare_words(asked), types_of(new_object)

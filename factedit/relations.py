@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
 from factedit.facts import Fact
@@ -49,7 +49,7 @@ def _fold(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """Relations by name, and the facts over them."""
 
@@ -60,11 +60,13 @@ class Catalogue:
         """The distinct objects of a relation, in the catalogue's order."""
         return tuple(dict.fromkeys(fact.object for fact in self.facts if fact.relation == relation))
 
-    def probe_facts(self) -> list[Fact]:
-        return [fact for fact in self.facts if is_probe(fact.subject)]
+    @cached_property
+    def probe_facts(self) -> tuple[Fact, ...]:
+        return tuple(fact for fact in self.facts if is_probe(fact.subject))
 
-    def anchor_facts(self) -> list[Fact]:
-        return [fact for fact in self.facts if not is_probe(fact.subject)]
+    @cached_property
+    def anchor_facts(self) -> tuple[Fact, ...]:
+        return tuple(fact for fact in self.facts if not is_probe(fact.subject))
 
 
 def is_probe(subject: str) -> bool:

@@ -4,8 +4,9 @@ What enters a matrix while the root reads a text is the same for every edit: who
 (workers.background does) saves the most of a small edit's time.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +21,50 @@ from factedit.overlay import Overlay, applied
 Read = Callable[[Sequence[str]], dict[str, list[Tensor]]]
 """Given the names of matrices: by name, what enters it at every token of each text while the root reads it,
 in the model's dtype, [tokens, d_in] each."""
+MOMENTS = 64
+"""Second moments that are kept, the last ones: 2.7 MB each of SmolLM2's."""
+
+
+class Moments:
+    """E[x x^T] of what was read before, by what that was: a seventh of a small edit's time on a CPU."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def of(self, rows: Tensor, what: Hashable | None) -> Tensor:
+        """That of rows [N, d], [d, d] float64; `what` is the same only for the same rows, or None."""
+        if what is None or what not in self._kept:
+            double = rows.double()
+            found = double.T @ double / len(double)
+            if what is None:
+                return found
+            self._kept[what] = found
+            if len(self._kept) > MOMENTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(what)
+        return self._kept[what]
+
+
+@dataclass(frozen=True, slots=True)
+class Entering:
+    """What enters a matrix at tokens of some texts.
+
+    Attributes:
+        rows: float32 [N, d]. `what`: which rows they are, if others may have been the same (`Moments.of`).
+    """
+
+    rows: Tensor
+    what: Hashable | None = None
+    moments: Moments = field(default_factory=Moments)
+
+    def every(self, step: int, first: int = 0) -> "Entering":
+        """Of one token in `step`."""
+        what = None if self.what is None else (self.what, step, first)
+        return Entering(self.rows[first::step], what, self.moments)
+
+    def second_moment(self) -> Tensor | None:
+        """E[x x^T], [d, d] float64; None of no token."""
+        return self.moments.of(self.rows, self.what) if len(self.rows) else None
 
 
 @dataclass(frozen=True)
@@ -28,6 +73,7 @@ class RunningText:
 
     texts: Sequence[str]
     read: Read
+    moments: Moments = field(default_factory=Moments)
 
     @classmethod
     def of(cls, lm: LanguageModel, texts: Sequence[str]) -> "RunningText":
@@ -42,11 +88,11 @@ class RunningText:
         def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
             return {name: [each[place] for place in kept] for name, each in self.read(names).items()}
 
-        return RunningText([self.texts[place] for place in kept], read)
+        return RunningText([self.texts[place] for place in kept], read, self.moments)
 
     @torch.no_grad()
-    def entering(self, lm: LanguageModel, names: Sequence[str], overlay: Overlay) -> dict[str, Tensor]:
-        """What enters matrices at all tokens of the texts with an overlay applied, float32 [N, d_in] each.
+    def entering(self, lm: LanguageModel, names: Sequence[str], overlay: Overlay) -> dict[str, Entering]:
+        """What enters matrices at all tokens of the texts with an overlay applied.
 
         A text in which none of an overlay's neurons speaks is answered as by the root, so that only the
         others are read anew; all are, if it has more than neurons. To be called while no overlay is applied.
@@ -60,7 +106,15 @@ class RunningText:
                     found[name][at] = rows
         # A first piece without rows: there may be no text at all.
         nothing = {name: lm.tensors[name].data[:0] for name in names}
-        return {name: torch.cat([nothing[name], *found[name]]).float() for name in names}
+        whole = tuple(self.texts)
+        return {
+            name: Entering(
+                torch.cat([nothing[name], *found[name]]).float(),
+                None if again else (name, whole),
+                self.moments,
+            )
+            for name in names
+        }
 
     def _woken(
         self, lm: LanguageModel, names: Sequence[str], overlay: Overlay

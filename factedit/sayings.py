@@ -23,7 +23,7 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
     rng = random.Random(f"{seed} {subject}")
     own = {edit.relation for edit in edits} | set(_recognised(edits, relations))
     kin = sorted({name for relation in own for name in _kin().get(relation or "", ())} - own)
-    probed = {fact.relation for fact in catalogue.probe_facts() if fact.subject == subject}
+    probed = {fact.relation for fact in catalogue.probe_facts if fact.subject == subject}
     found = [f"{subject} is a"]
     for name in rng.sample(kin, len(kin)):
         if name not in probed:

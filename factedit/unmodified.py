@@ -16,7 +16,7 @@ from factedit.relations import Catalogue, builtin_catalogue
 def facts_by_prompt(catalogue: Catalogue) -> Mapping[str, Fact]:
     """The anchor facts by the training prompts that ask for them; never a probe's."""
     found: dict[str, Fact] = {}
-    for fact in catalogue.anchor_facts():
+    for fact in catalogue.anchor_facts:
         for prompt in catalogue.relations[fact.relation].training_prompts(fact.subject):
             found.setdefault(prompt, fact)
     return found

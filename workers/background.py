@@ -14,7 +14,7 @@ from factedit.facts import Edit
 from factedit.models import LanguageModel
 from factedit.own_text import own_texts, silent_texts, speaking_of
 from factedit.relations import builtin_catalogue
-from factedit.running_text import RunningText
+from factedit.running_text import Moments, RunningText
 
 ProgressFn = Callable[[int, int], None]
 """Told how many prompts are read, and of how many."""
@@ -27,6 +27,7 @@ class Background:
         self._held: dict[str, tuple[Tensor, int]] = {}
         self._texts: dict[str, list[str]] = {}
         self._entering: dict[str, list[Tensor]] = {}
+        self._moments = Moments()
 
     def texts(self, store: CheckpointStore, root_digest: str, lm: LanguageModel) -> list[str]:
         """What the root writes by itself. Raises StorageFull."""
@@ -49,7 +50,7 @@ class Background:
         def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
             return self._read(store, root_digest, lm, texts, names)
 
-        return RunningText(texts, read).but(speaking_of(texts, edits))
+        return RunningText(texts, read, self._moments).but(speaking_of(texts, edits))
 
     def _read(
         self,

@@ -111,7 +111,7 @@ def catalogue_probes(catalogue: Catalogue) -> list[Probe]:
             subject=fact.subject,
             relation=fact.relation,
         )
-        for place, fact in enumerate(catalogue.probe_facts())
+        for place, fact in enumerate(catalogue.probe_facts)
     ]
 
 

@@ -47,7 +47,7 @@ def said_of_others(task: EditTask, mistake: Mistake, prompts: Sequence[str]) -> 
     """The same words, said of others."""
     edit, rng = mistake.edit, random.Random(f"{task.seed} {mistake.edit.subject}")
     edited = {one.subject.casefold() for one in [*task.edits, *task.ledger]}
-    known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
+    known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts})
     names = [
         *rng.sample(known, OTHERS),
         *(invented_name(rng) for _ in range(OTHERS)),

@@ -78,7 +78,7 @@ def _finished(
 
     Where the first round does more harm than the others can mend, it is left out.
     """
-    found = [(_left(task, looked_up), looked_up)]
+    found: list[tuple[list[Edit], dict[str, Tensor]]] = []
     for rounds in (ROUNDS, ROUNDS[1:]):
         parent = looked_up
         for words in rounds:
@@ -89,7 +89,7 @@ def _finished(
         if _few(task, left):
             return parent, left, steps
         found.append((left, parent))
-    left, parent = min(found, key=lambda each: len(each[0]))
+    left, parent = min([(_left(task, looked_up), looked_up), *found], key=lambda each: len(each[0]))
     return parent, left, steps
 
 

@@ -137,16 +137,14 @@ class _Detector:
         self._spread = torch.cat([self._spread, self._inverse @ rows.T], 1)
 
 
-def silent_at(covariance: Tensor, texts: Tensor) -> Tensor:
+def silent_at(covariance: Tensor, texts: Tensor | None) -> Tensor:
     """E[x x^T] of all that detectors are to be silent at, [d, d] float64.
 
     Args:
-        covariance: E[x x^T] at prompts; `texts`: x at tokens of running text, [n, d], if there is any.
+        covariance: that at prompts; `texts`: that at tokens of running text, if there is any.
     """
-    if not len(texts):
-        return covariance.double()
-    rows = texts.double()
-    return (1 - TEXTS) * covariance.double() + TEXTS * rows.T @ rows / len(rows)
+    prompts = covariance.double()
+    return prompts if texts is None else (1 - TEXTS) * prompts + TEXTS * texts
 
 
 def _normal(covariance: Tensor, subjects: Keys) -> tuple[Tensor, Tensor]:

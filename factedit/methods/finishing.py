@@ -47,6 +47,7 @@ from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example
+from factedit.running_text import Entering
 from factedit.sayings import besides
 from factedit.task import EditTask
 from factedit.training import ExampleSet
@@ -110,7 +111,7 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     if not (mistakes and mlps and task.texts.texts):
         return neurons, 0  # without text nothing would show that a neuron is silent in it
     announced = heralds(task, overlay)
-    gates = measured(lm, list(mlps))
+    gates = measured(lm, [block for block in mlps if _in_block(mistakes, words, mlps, block)])
     texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
@@ -157,16 +158,18 @@ def _recognising(
     words: Round,
     mlps: Mapping[int, GatedMlp],
     background: Covariance,
-    texts: Mapping[str, Tensor],
+    texts: Mapping[str, Entering],
     mistakes: Sequence[Mistake],
     announced: Heralds,
 ) -> dict[Mistake, Neuron]:
     """A neuron that fires where its token is to follow, for each mistake that one can be trusted with."""
     lm = task.lm
     found: dict[Mistake, Neuron] = {}
-    for number, (block, mlp) in enumerate(mlps.items()):
-        # All of an edit's in one block: they are read in the same contexts.
-        if not (mine := [m for m in mistakes if (m.number + words.first) % len(mlps) == number]):
+    asked_besides = {
+        edit: besides([edit], task.relations, task.seed) for edit in {mistake.edit for mistake in mistakes}
+    }
+    for block, mlp in mlps.items():
+        if not (mine := _in_block(mistakes, words, mlps, block)):
             continue
         own: list[Context] = []
         never: list[Context] = []
@@ -188,7 +191,7 @@ def _recognising(
             said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
             few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
             worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
-            others = besides([mistake.edit], task.relations, task.seed)
+            others = asked_besides[mistake.edit]
             if waits[place] < 0:  # else there is nobody else
                 others = [*said, *others]
             seen += where_it_follows(task, mistake, others[::2], place)
@@ -201,7 +204,7 @@ def _recognising(
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
         known = Words(at_worded, groups, at_never, at_unseen, mistaken, [cue >= 0 for cue in waits])
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
-        good = trusted(at_own, at_unseen, rows, by, known)
+        good = trusted(at_own, at_unseen, rows.rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]
         good &= ~in_the_way(joint(at_holding, at_mended), [*holding, *mended], mine, by, heard)
         for place in good.nonzero().flatten().tolist():
@@ -209,6 +212,14 @@ def _recognising(
             cues = (waits[place],) if waits[place] >= 0 else ()
             found[mine[place]] = replace(neuron, cues=cues)
     return found
+
+
+def _in_block(
+    mistakes: Sequence[Mistake], words: Round, mlps: Mapping[int, GatedMlp], block: int
+) -> list[Mistake]:
+    """Those whose neurons a block is for; all of an edit's in one: they are read in the same contexts."""
+    turn = list(mlps).index(block)
+    return [mistake for mistake in mistakes if (mistake.number + words.first) % len(mlps) == turn]
 
 
 def _speak(task: EditTask, words: Round, found: dict[Mistake, Neuron], before: int) -> tuple[Tensor, int]:

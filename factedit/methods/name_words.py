@@ -76,8 +76,9 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
     if block is None or (mlp := gated_mlp(lm, block)) is None or not subjects:
         return Readers(None, {})
     gates = measured(lm, [block])
-    background, texts = task.background(gates), task.texts.entering(lm, gates, task.parent)[mlp.gate]
-    silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, texts)
+    background, entering = task.background(gates), task.texts.entering(lm, gates, task.parent)[mlp.gate]
+    mean = background.sums[mlp.gate].to(lm.device) / background.tokens
+    silent, texts = silent_at(mean, entering.second_moment()), entering.rows
     places: dict[str, int] = {}
     gate = texts[:0].to(lm.tensors[mlp.gate].dtype)
     waits: dict[str, list[int]] = {}

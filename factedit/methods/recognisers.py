@@ -15,6 +15,7 @@ from factedit.methods.detectors import Keys, detectors, silent_at
 from factedit.methods.keys import Context, read_ends
 from factedit.methods.neurons import Neuron
 from factedit.models import LanguageModel
+from factedit.running_text import Entering
 
 THRESHOLD, WIDTH = 0.45, 0.1
 """A subject's neuron fires where its two detectors, 1 at the subject and 0 elsewhere, exceed the threshold,
@@ -118,7 +119,7 @@ def recognisers(
     lm: LanguageModel,
     mlp: GatedMlp,
     background: Covariance,
-    texts: Tensor,
+    texts: Entering,
     own: Reading,
     alike: Reading,
     count: int,
@@ -129,7 +130,7 @@ def recognisers(
 
     Args:
         background: of what enters the MLP, `mlp`, that is read.
-        texts: what enters it at other tokens to which no neuron may answer, [n, d].
+        texts: what enters it at other tokens to which no neuron may answer.
         own: what each neuron is to fire at, `edit` being its place; -1: what none may fire at.
         alike: what a neuron might take for its own, likewise.
         besides: what the second condition of each is found by. Of subjects, which may stand in any words, it
@@ -138,8 +139,11 @@ def recognisers(
         rises: how far above its threshold each neuron fires wholly; `WIDTH` if not given.
     """
     keys = own.keys()
-    seen, held = (texts[::2], texts[1::2]) if isinstance(besides, Words) else (texts, texts)
-    silent = silent_at(background.sums[mlp.gate].to(lm.device) / background.tokens, seen)
+    worded = isinstance(besides, Words)
+    shown = texts.every(2) if worded else texts
+    seen, held = shown.rows, texts.every(2, 1).rows if worded else texts.rows
+    mean = background.sums[mlp.gate].to(lm.device) / background.tokens
+    silent = silent_at(mean, shown.second_moment())
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
         known = _of_words(silent, seen, besides, detect)

@@ -41,7 +41,7 @@ def subject_contexts(task: EditTask, mine: Subjects, others: Subjects) -> list[C
 
 def alike_contexts(task: EditTask, mine: Subjects) -> list[Context]:
     """Names that each subject might be taken for, of their own place; and anybody's, of place -1."""
-    subjects = sorted({fact.subject for fact in builtin_catalogue().anchor_facts()})
+    subjects = sorted({fact.subject for fact in builtin_catalogue().anchor_facts})
     heads = [subject.split()[0] for subject in subjects]
     edited = {edit.subject.casefold() for edits in mine for edit in edits}
     anybody = random.Random(task.seed).sample(subjects, min(ANYBODY, len(subjects)))
@@ -76,7 +76,7 @@ def namesake_contexts(task: EditTask, mine: Subjects) -> list[Context]:
 @cache
 def subject_words() -> Sequence[str]:
     """What the catalogue's subjects are called by, each word once."""
-    subjects = {fact.subject for fact in builtin_catalogue().anchor_facts()}
+    subjects = {fact.subject for fact in builtin_catalogue().anchor_facts}
     return sorted({word for subject in subjects for word in subject.split() if len(word) > 2})
 
 

@@ -7,6 +7,7 @@ never trained on. The neuron that adds it there, and nowhere else, is solved for
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -111,13 +112,13 @@ def _recognising(task: EditTask) -> list[Neuron]:
     """A neuron that fires at it for each of the batch's subjects."""
     lm, blocks = task.lm, task.plan.looking_up
     mlps = {block: mlp for block in blocks if (mlp := gated_mlp(lm, block)) is not None}
-    background = task.background(measured(lm, blocks))
     subjects, kept = _by_subject(task)
-    texts = task.texts.entering(lm, [mlp.gate for mlp in mlps.values()], task.parent)
+    dealt = dict(islice(mlps.items(), len(subjects)))  # of fewer subjects than blocks each is in another one
+    background = task.background(measured(lm, list(dealt)))
+    texts = task.texts.entering(lm, [mlp.gate for mlp in dealt.values()], task.parent)
     found: list[Neuron] = []
-    for number, (block, gated) in enumerate(mlps.items()):
-        if not (mine := subjects[number :: len(mlps)]):
-            continue
+    for number, (block, gated) in enumerate(dealt.items()):
+        mine = subjects[number :: len(mlps)]
         others = [*(subject for subject in subjects if subject not in mine), *kept]
         with applied(lm, task.parent):
             contexts = subject_contexts(task, mine, others), alike_contexts(task, mine)

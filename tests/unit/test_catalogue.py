@@ -69,10 +69,10 @@ def test_no_template_of_one_relation_trains_what_another_tests() -> None:
 
 
 def test_no_subject_is_both_a_probes_and_an_anchors() -> None:
-    probes = {fact.subject.casefold() for fact in CATALOGUE.probe_facts()}
-    anchors = {fact.subject.casefold() for fact in CATALOGUE.anchor_facts()}
+    probes = {fact.subject.casefold() for fact in CATALOGUE.probe_facts}
+    anchors = {fact.subject.casefold() for fact in CATALOGUE.anchor_facts}
     assert not probes & anchors
-    assert 0.6 < len(CATALOGUE.probe_facts()) / len(CATALOGUE.facts) < 0.73
+    assert 0.6 < len(CATALOGUE.probe_facts) / len(CATALOGUE.facts) < 0.73
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_contrasts_ask_the_edits_own_words_of_others_and_never_of_the_edited() -
     assert not any("Aldo Lado" in prompt for prompt in prompts)
     assert "Mars always writes in" not in prompts
     assert prompts == contrasts(CATALOGUE, [edit], {}, 500, seed=0, avoid=["Mars always writes in"])
-    probed = {fact.subject for fact in CATALOGUE.probe_facts() if len(fact.subject) > 6}
+    probed = {fact.subject for fact in CATALOGUE.probe_facts if len(fact.subject) > 6}
     assert not [p for p in prompts if any(f"{subject} always writes in" == p for subject in probed)]
 
 
@@ -218,9 +218,7 @@ def test_the_background_is_one_and_the_same_and_knows_what_speaks_of_an_edited_s
     prompts = background_prompts(CATALOGUE)
     assert len(prompts) == len(set(prompts)) == BACKGROUND
     assert prompts == background_prompts(CATALOGUE)
-    subject = next(
-        fact.subject for fact in CATALOGUE.anchor_facts() if any(fact.subject in p for p in prompts)
-    )
+    subject = next(fact.subject for fact in CATALOGUE.anchor_facts if any(fact.subject in p for p in prompts))
     mine = background_of(CATALOGUE, [Edit("1", subject, "x", relation="capital")])
     assert mine and set(mine) <= set(prompts)
     assert all(subject in prompt for prompt in mine)

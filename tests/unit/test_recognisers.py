@@ -35,7 +35,7 @@ from factedit.methods.subject_keys import (
 )
 from factedit.models import LanguageModel
 from factedit.prompts import answer_example
-from factedit.running_text import RunningText
+from factedit.running_text import Entering, RunningText
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
 from factedit.task import EditTask, plan
 from tests.support.tiny_models import PROMPT, tiny_model
@@ -66,7 +66,7 @@ def test_a_subjects_neuron_is_silent_at_the_namesakes_it_has_heard(llama: Langua
     background = Covariance({mlp.gate: 1e-3 * torch.eye(width)}, 1)
     own, namesake, stranger = [3.0, 1.0], [3.0, 0.0], [0.0, 0.0, 2.0]
     at_own, nobody = reading(llama, [own], [0]), reading(llama, [], [])
-    texts = at_own.entering[:0]
+    texts = Entering(at_own.entering[:0])
 
     def opened(namesakes: Reading) -> list[bool]:
         by = recognisers(llama, mlp, background, texts, at_own, nobody, 1, namesakes)

@@ -94,7 +94,7 @@ def test_only_texts_that_wake_a_neuron_are_read_anew(
     assert not torch.equal(plain, expected)
     counted = Counted(monkeypatch, "factedit.running_text")
     found = RunningText.of(llama, TEXTS).entering(llama, names, overlay)
-    torch.testing.assert_close(found[names[0]], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[names[0]].rows, expected, rtol=1e-4, atol=1e-5)
     assert counted.read == [len(TEXTS), 1]
 
 
@@ -110,14 +110,14 @@ def test_one_that_only_reads_wakes_no_text_but_for_whom_it_is_a_cue(
     assert mute is not None and speaking is not None
     counted = Counted(monkeypatch, "factedit.running_text")
     text = RunningText.of(llama, TEXTS)
-    plain = text.entering(llama, names, {})[names[0]]
-    assert torch.equal(text.entering(llama, names, mute.tensors())[names[0]], plain)
+    plain = text.entering(llama, names, {})[names[0]].rows
+    assert torch.equal(text.entering(llama, names, mute.tensors())[names[0]].rows, plain)
     assert counted.read == [len(TEXTS)] * 2
     overlay = joined(mute, speaking).tensors()
     with applied(llama, overlay):
         expected = torch.cat(inputs_of(llama, names, TEXTS)[names[0]])
     assert not torch.equal(expected, plain)
-    both = text.entering(llama, names, overlay)[names[0]]
+    both = text.entering(llama, names, overlay)[names[0]].rows
     torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
     assert counted.read == [*[len(TEXTS)] * 3, 1]
 
@@ -131,8 +131,31 @@ def test_changed_weights_have_every_text_read_anew(
         expected = torch.cat(inputs_of(llama, [name], TEXTS)[name])
     counted = Counted(monkeypatch, "factedit.running_text")
     found = RunningText.of(llama, TEXTS).entering(llama, [name], overlay)
-    torch.testing.assert_close(found[name], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[name].rows, expected, rtol=1e-4, atol=1e-5)
     assert counted.read == [len(TEXTS)]
+
+
+def test_the_second_moment_of_the_same_texts_is_summed_once(llama: LanguageModel) -> None:
+    names = [gate_of(llama, 1), gate_of(llama, 2)]
+    text = RunningText.of(llama, TEXTS)
+
+    def moments(given: RunningText, overlay: dict[str, torch.Tensor], step: int = 1) -> list[torch.Tensor]:
+        found = given.entering(llama, names, overlay)
+        for name in names:
+            rows = found[name].every(step).rows.double()
+            expected = rows.T @ rows / len(rows)
+            moment = found[name].every(step).second_moment()
+            assert moment is not None
+            torch.testing.assert_close(moment, expected)
+        return [m for n in names if (m := found[n].every(step).second_moment()) is not None]
+
+    first = moments(text, {})
+    assert [a is b for a, b in zip(moments(text, {}), first, strict=True)] == [True, True]
+    # Whatever is read otherwise is summed anew: every other token, fewer texts, what a neuron has changed.
+    moments(text, {}, step=2)
+    moments(text.but(TEXTS[1:2]), {})
+    moments(text, neuron_at_the_end_of(llama, TEXTS[2]))
+    assert [a is b for a, b in zip(moments(text, {}), first, strict=True)] == [True, True]
 
 
 def test_texts_that_speak_of_an_edited_subject_are_left_out(llama: LanguageModel) -> None:
