@@ -16,6 +16,7 @@ from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import NoCurvature
 from factedit.facts import Probe
 from factedit.manifests import Manifest
+from factedit.methods.auto import gates_read
 from factedit.methods.detectors import measured
 from factedit.model_sources import ModelInfo, import_source
 from factedit.models import LanguageModel, load_model
@@ -72,7 +73,7 @@ def register(
             batch_size=settings.score_batch,
             progress=lambda done, total: told("asking what it knows", done, total),
         )
-    _measure_background(store, digest, lm, told)
+    measure_background(store, digest, lm, told)
     try:
         with database.transaction() as s:
             return _record(s, store, name, source, info, digest, asked, outcomes)
@@ -85,14 +86,19 @@ def register(
         return found
 
 
-def _measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, told: ProgressFn) -> None:
+def measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, told: ProgressFn) -> None:
     """So that the first edit need not wait for it. A model that it does not suit has other methods."""
     with suppress(NoCurvature, EditingError):
         chosen = plan(lm, MethodSpec(), "auto", ConstraintSpec())
         names = [*measured(lm, chosen.subject_blocks), *chosen.names]
-        Background().of(
+        background = Background()
+        background.of(
             store, digest, lm, names, lambda done, total: told("reading unmodified facts", done, total)
         )
+        if gates := gates_read(lm, chosen):
+            told("reading running text", 0, 1)
+            background.running_text(store, digest, lm, []).read(gates)
+            told("reading running text", 1, 1)
 
 
 def catalogue_probes(catalogue: Catalogue) -> list[Probe]:

@@ -17,12 +17,14 @@ from torch import Tensor
 from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.facts import Edit
+from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
-from factedit.methods.finishing import ROUNDS, finish_answers
+from factedit.methods.finishing import ROUNDS, finish_answers, finishing_mlps
 from factedit.methods.subjects import with_neurons, write_at_subjects
+from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import answer_example
-from factedit.task import Edited, EditTask, change_metrics
+from factedit.task import Edited, EditTask, Plan, change_metrics
 from factedit.training import holding
 from factedit.wording import plain_prompts
 
@@ -32,6 +34,14 @@ changes a weight of the root's gives other prompts other answers, be it by round
 
 SPARED = 0.025
 """The share of the edits that is left as it is rather than change the root's weights for its sake."""
+
+
+def gates_read(lm: LanguageModel, plan: Plan) -> list[str]:
+    """The matrices of blocks to which neurons may be added: what enters them in running text is asked for.
+
+    Whoever keeps that (factedit.running_text) may read it before the first edit.
+    """
+    return measured(lm, [*plan.subject_blocks, *finishing_mlps(lm, plan)]) if plan.looking_up else []
 
 
 def edit_by_auto(task: EditTask) -> Edited:

@@ -45,11 +45,12 @@ from factedit.methods.trust import in_the_way, trusted
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
 from factedit.methods.weights import tell
+from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example
 from factedit.running_text import Entering
 from factedit.sayings import besides
-from factedit.task import EditTask
+from factedit.task import EditTask, Plan
 from factedit.training import ExampleSet
 from factedit.trees import answer_logits
 from factedit.wording import ours_each, training_prompts
@@ -95,6 +96,12 @@ ROUNDS = (
 subject in the very same words: fine-tuning would change one prompt in twenty of any kind."""
 
 
+def finishing_mlps(lm: LanguageModel, plan: Plan) -> dict[int, GatedMlp]:
+    """The blocks to which neurons are added that finish answers."""
+    found = {block: mlp for block in plan.answering if (mlp := gated_mlp(lm, block)) is not None}
+    return dict(islice(found.items(), BLOCKS))
+
+
 def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) -> tuple[Neurons | None, int]:
     """(the overlay's neurons and those that its edits' answers still want; the steps it took).
 
@@ -104,8 +111,7 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
         before: steps that were taken already, for the report.
     """
     lm, neurons, steps = task.lm, Neurons.of(overlay), 0
-    mlps = {b: mlp for b in task.plan.answering if (mlp := gated_mlp(lm, b)) is not None}
-    mlps = dict(islice(mlps.items(), BLOCKS))
+    mlps = finishing_mlps(lm, task.plan)
     with applied(lm, overlay):
         mistakes = _mistakes(task, words)
     if not (mistakes and mlps and task.texts.texts):

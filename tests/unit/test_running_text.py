@@ -10,15 +10,22 @@ from torch import Tensor
 from factedit.added_neurons import Neurons, joined
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import inputs_of
+from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
-from factedit.models import LanguageModel
+from factedit.methods.auto import gates_read
+from factedit.models import LanguageModel, load_model
 from factedit.overlay import applied
 from factedit.own_text import silent_texts
 from factedit.prompts import prompt_ids
+from factedit.relations import builtin_catalogue
 from factedit.running_text import RunningText
+from factedit.specs import ConstraintSpec, MethodSpec
+from factedit.task import plan
+from factedit.toy import toy_facts, write_toy_model
 from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
 from workers.background import Background
+from workers.registration import measure_background
 
 TEXTS = [PROMPT.format(country) for country in COUNTRIES[:4]]
 
@@ -173,10 +180,48 @@ def test_the_workers_read_it_once_for_a_root(
     monkeypatch.setattr("workers.background.own_texts", lambda _: TEXTS)
     counted = Counted(monkeypatch, "workers.background")
     store, name = CheckpointStore(tmp_path / "store"), gate_of(llama, 1)
-    edit = Edit(id="1", subject=COUNTRIES[0], prompt=TEXTS[0], new_object="Rome")
-    first = Background().running_text(store, "root", llama, [edit]).read([name])[name]
-    again = Background().running_text(store, "root", llama, [edit])
+    one = Edit(id="1", subject=COUNTRIES[0], prompt=TEXTS[0], new_object="Rome")
+    first = Background().running_text(store, "root", llama, [one]).read([name])[name]
+    again = Background().running_text(store, "root", llama, [one])
     second = again.read([name])[name]
     assert counted.read == [len(silent_texts(llama, TEXTS))]
     assert len(again.texts) == len(second) and not any(COUNTRIES[0] in text for text in again.texts)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_registering_a_model_reads_it_for_all_that_an_edit_by_auto_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_toy_model(tmp_path / "toy")
+    lm = load_model(tmp_path / "toy", device="cpu")
+    monkeypatch.setattr("workers.background.own_texts", lambda _: TEXTS)
+    monkeypatch.setattr("workers.background.background_prompts", lambda _: TEXTS)
+    store = CheckpointStore(tmp_path / "store")
+    told: list[tuple[str, int, int]] = []
+    measure_background(store, "root", lm, lambda *what: told.append(what))
+    assert told[-2:] == [("reading running text", 0, 1), ("reading running text", 1, 1)]
+    counted = Counted(monkeypatch, "workers.background")
+    chosen = plan(lm, MethodSpec(), "auto", ConstraintSpec())
+    asked: list[str] = []
+
+    def read(names: Sequence[str]) -> dict[str, list[torch.Tensor]]:
+        asked.extend(names)
+        return Background().running_text(store, "root", lm, []).read(names)
+
+    facts = toy_facts()[:4]
+    edits = [Edit(id=f.subject, subject=f.subject, relation="capital", new_object="Rome") for f in facts]
+    edit(
+        lm,
+        parent={},
+        edits=edits,
+        ledger=[],
+        relations=builtin_catalogue().relations,
+        anchors=TEXTS,
+        method=MethodSpec(max_steps=2),
+        blocks="auto",
+        constraint=ConstraintSpec(),
+        seed=0,
+        progress=lambda _: None,
+        texts=RunningText(silent_texts(lm, TEXTS), read),
+    )
+    assert set(asked) == set(gates_read(lm, chosen)) and counted.read == []
