@@ -16,7 +16,8 @@ from factedit.facts import Probe
 from factedit.models import LanguageModel
 from factedit.outcomes import ProbeOutcome
 from factedit.overlay import Overlay
-from factedit.silence import can_be_silent, silent
+from factedit.silence import can_be_silent, silent, silent_by_words
+from factedit.word_states import WordStates, reading_block
 
 MOST = 1 << 15
 """Probes that are kept, the last ones; the catalogue has some 2,000."""
@@ -41,16 +42,28 @@ class RootAnswers:
         self.grown = False
         self._kept = dict(kept or {})
 
-    def of(self, lm: LanguageModel, overlay: Overlay, probes: Sequence[Probe]) -> dict[int, ProbeOutcome]:
-        """By place, the outcomes that `overlay` surely leaves as they are."""
+    def of(
+        self, lm: LanguageModel, overlay: Overlay, probes: Sequence[Probe], words: WordStates | None = None
+    ) -> dict[int, ProbeOutcome]:
+        """By place, the outcomes that `overlay` surely leaves as they are.
+
+        `words`: what is known of the root in some block; of use if that is the overlay's `reading_block`.
+        """
         if not can_be_silent(overlay):
             return {}
-        known = {at: kept for at, probe in enumerate(probes) if (kept := self._kept.get(_key(probe)))}
-        read = [(at, ids) for at, kept in known.items() for ids in kept.read]
-        unmoved = silent(lm, overlay, [ids for _, ids in read])
-        moved = {at for (at, _), same in zip(read, unmoved, strict=True) if not same}
+        keys = [_key(probe) for probe in probes]
+        known = {key: kept.read for key in keys if (kept := self._kept.get(key)) is not None}
+        if words is not None and words.block == reading_block(overlay):
+            unmoved = silent_by_words(lm, overlay, known, words)
+        else:
+            read = [(key, ids) for key, sequences in known.items() for ids in sequences]
+            said = silent(lm, overlay, [ids for _, ids in read])
+            moved = {key for (key, _), same in zip(read, said, strict=True) if not same}
+            unmoved = {key: key not in moved for key in known}
         return {
-            at: replace(kept.outcome, probe_id=probes[at].id) for at, kept in known.items() if at not in moved
+            at: replace(self._kept[key].outcome, probe_id=probes[at].id)
+            for at, key in enumerate(keys)
+            if unmoved.get(key, False)
         }
 
     def keep(self, probe: Probe, outcome: ProbeOutcome, read: Iterable[Ids]) -> None:

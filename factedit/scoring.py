@@ -23,6 +23,7 @@ from factedit.prompts import answer_example, answer_tokens, batches, names_token
 from factedit.ranking import Race, begin, continuation, finish, ranked_first
 from factedit.relations import Relation
 from factedit.root_answers import Ids, RootAnswers
+from factedit.word_states import WordStates
 from factedit.wording import edit_prompt, evaluation_prompts
 
 NEW_TOKENS = 20
@@ -42,16 +43,18 @@ def score_probes(
     said: Mapping[str, str] | None = None,
     states: PrefixStates | None = None,
     root: RootAnswers | None = None,
+    words: WordStates | None = None,
     batch_size: int = 64,
     progress: ProgressFn | None = None,
 ) -> list[ProbeOutcome]:
     """Answer every probe, and rank its true object among its candidates, under `overlay`.
 
-    None of `said`, `states` and `root` changes an answer (factedit.greedy), nor a rank, but for ties that
-    rounding decides. `said`: by id, what another version answered (`PROBE_TOKENS` at most): what is still
-    said needs no generation. `states`: of the blocks below the first that `overlay` changes
+    None of `said`, `states`, `root` and `words` changes an answer (factedit.greedy), nor a rank, but for ties
+    that rounding decides. `said`: by id, what another version answered (`PROBE_TOKENS` at most): what is
+    still said needs no generation. `states`: of the blocks below the first that `overlay` changes
     (factedit.prefix_states). `root`: its answers, as far as they are known; where none of the overlay's
-    neurons can speak they are its own. What the root is asked here is kept in it.
+    neurons can speak they are its own, and `words` tells sooner which
+    they are (factedit.word_states). What the root is asked here is kept in `root`.
     """
     if lm.task == "masked":
         told = _of(progress, len(probes))
@@ -59,7 +62,7 @@ def score_probes(
             answers = generate(lm, [p.prompt for p in probes], PROBE_TOKENS, batch_size, told)
             first = ranked_first(lm, probes, batch_size)
         return [_outcome_of(*one) for one in zip(probes, answers, first, strict=True)]
-    known = {} if root is None else root.of(lm, overlay, probes)
+    known = {} if root is None else root.of(lm, overlay, probes, words)
     left = [probe for place, probe in enumerate(probes) if place not in known]
     told = _of(progress, len(probes), before=len(known))
     with applied(lm, overlay):

@@ -4,7 +4,7 @@ Most of them wait for the words of their subject's name (factedit.methods.name_w
 low block. Where these are not read, a few blocks tell that nothing else will fire.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ from factedit.forward import up_to
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied, check_fits
 from factedit.trees import Ids, read_rows, trees
+from factedit.word_states import WordStates
 
 MARGIN = 1.0
 """Thresholds are taken to be so much lower, by what a neuron rises by: rounding differs from batch to batch.
@@ -30,6 +31,20 @@ Measured on SmolLM2 in bfloat16, 300 prompts in batches of two shapes: what neur
 def can_be_silent(overlay: Overlay) -> bool:
     """Whether the overlay changes nothing where no neuron speaks."""
     return set(overlay) <= set(NAMES)
+
+
+def silent_by_words(
+    lm: LanguageModel, overlay: Overlay, asked: Mapping[str, Sequence[Ids]], words: WordStates
+) -> dict[str, bool]:
+    """As `silent`, of all sequences of each key together; of an overlay whose `reading_block` is `words`'."""
+    check_fits(lm, overlay)
+    neurons = Neurons.of(overlay)
+    if not asked or neurons is None:
+        return dict.fromkeys(asked, True)
+    neurons = neurons.to(lm.device)
+    awake = words.fired(lm, asked, replace(neurons, thresholds=neurons.thresholds - MARGIN))
+    speaks = _any_speaks(neurons, awake, words.block + 1).tolist()
+    return {key: not one for key, one in zip(asked, speaks, strict=True)}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from factedit.overlay import Overlay
 from factedit.prefix_states import PrefixStates, shared_block
 from factedit.root_answers import FORM, RootAnswers
 from factedit.scoring import PROBE_TOKENS
+from factedit.word_states import WordStates, reading_block
 
 
 @contextmanager
@@ -42,6 +43,25 @@ def root_answers(
     how = f"in {PROBE_TOKENS} tokens, {batch_size} at once, on {lm.device.type}, form {FORM}"
     key = f"answers of {root_digest} {how}"
     found = RootAnswers.unpacked(store.recall(key))
+    yield found
+    if found.grown:
+        _remember(store, key, found.packed())
+
+
+@contextmanager
+def word_states(
+    store: CheckpointStore, root_digest: str, lm: LanguageModel, *overlays: Overlay
+) -> Iterator[WordStates | None]:
+    """What enters the block in which the overlays' neurons read words; None if that is none, or several."""
+    blocks = {block for overlay in overlays if (block := reading_block(overlay)) is not None}
+    if lm.task != "causal" or len(blocks) != 1:
+        yield None
+        return
+    (block,) = blocks
+    key = (
+        f"what enters the MLP of block {block} of {root_digest} on {lm.device.type}, where probes are scored"
+    )
+    found = WordStates.unpacked(lm, block, store.recall(key))
     yield found
     if found.grown:
         _remember(store, key, found.packed())

@@ -10,6 +10,7 @@ from factedit.overlay import Overlay, applied
 from factedit.prefix_states import PrefixStates
 from factedit.root_answers import RootAnswers
 from factedit.scoring import NEW_TOKENS, ProgressFn, score_edits, score_probes
+from factedit.word_states import WordStates
 from factedit.wording import evaluation_prompts
 from workers import kept
 from workers.bench import Bench, complaints
@@ -30,11 +31,12 @@ def score_work(bench: Bench, message: Json, tell: Tell) -> Json:
         with (
             kept.states(store, order.root_digest, lm, before, after) as states,
             kept.root_answers(store, order.root_digest, lm, size) as root,
+            kept.word_states(store, order.root_digest, lm, before, after) as words,
         ):
-            old = _Version(lm, before, order, states, root, order.said)
+            old = _Version(lm, before, order, states, root, words, order.said)
             first = old.answers(order.probes_before, count)
             now_said = order.said | {answer.probe_id: answer.answer for answer in first.probes}
-            new = _Version(lm, after, order, states, root, now_said, first.neighbors)
+            new = _Version(lm, after, order, states, root, words, now_said, first.neighbors)
             second = new.answers(order.probes_after, count)
         return ScoreDone(before=first, after=second).model_dump(mode="json")
 
@@ -67,6 +69,7 @@ class _Version:
     order: ScoreOrder
     states: PrefixStates | None
     root: RootAnswers
+    words: WordStates | None
     said: Mapping[str, str]
     neighbors: Sequence[Sequence[str]] | None = None
 
@@ -81,6 +84,7 @@ class _Version:
             said=self.said,
             states=self.states,
             root=self.root,
+            words=self.words,
             batch_size=size,
             progress=count.part(),
         )
