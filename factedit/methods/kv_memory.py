@@ -155,7 +155,7 @@ class _Search:
         scale = base.square().mean(1, keepdim=True).sqrt()
         moved = torch.zeros_like(base, requires_grad=True)
         optimizer = torch.optim.Adam([moved], lr=STEP)
-        settled = base.to(dtype)
+        settled = base.to(dtype, copy=True)
         active = list(range(len(base)))
         for step in range(self.task.method.max_steps + 1):
             index = [i for i, place in enumerate(facts.owner) if place in set(active)]
