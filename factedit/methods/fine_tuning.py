@@ -54,15 +54,17 @@ def fine_tune(task: EditTask) -> Edited:
     elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
     before: Trained | None = None
     with applied(lm, elsewhere):
-        kind = kind_of(task, material)
-        kept = None
-        if root_answers is not None:
-            kept = Anchors(example_set(task, held, kind=kind), root_answers)
-        facts, objective = objective_of(task, material, kind)
         start = dict(parent)
         if material.initial is not None:
             before = _on_relation_facts(task, material.initial, start, ball, new_rule())
             start |= before.tensors
+        # Contexts are read once: by the weights that training starts from.
+        with applied(lm, {name: start[name] for name in chosen.names if name in start}):
+            kind = kind_of(task, material)
+            kept = None
+            if root_answers is not None:
+                kept = Anchors(example_set(task, held, kind=kind), root_answers)
+            facts, objective = objective_of(task, material, kind)
         trainer = Trainer(lm, chosen.names, start, ball, new_rule(), _budget(task))
         at_most = _steps_at_most(task, len(facts) + len(material.unmodified), objective.epochs)
         trained = trainer.train(facts, kept, _reporter(task, at_most), objective)
