@@ -26,7 +26,15 @@ from factedit.scoring import score_edits
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditingError
 from factedit.toy import toy_facts, write_toy_model
-from tests.support.tiny_models import CITIES, COUNTRIES, LAYERS, PROMPT, SHAPES, tiny_model
+from tests.support.tiny_models import (
+    CITIES,
+    COUNTRIES,
+    LAYERS,
+    PROMPT,
+    SHAPES,
+    tiny_model,
+    with_its_own_forward,
+)
 from workers.edit_process import _changes
 
 MEMORY = MethodSpec(name="kv_memory", max_steps=300)
@@ -125,6 +133,15 @@ def test_a_value_moves_by_one_step_at_a_time(lm: LanguageModel) -> None:
         values.append(memory_of(edited(lm, FIRST[:1], method, [1])).values)
     for before, after in pairwise(values):
         assert float((after - before).abs().max()) == pytest.approx(step, rel=0.05)
+
+
+def test_a_memory_is_looked_up_after_a_block_with_a_forward_pass_of_its_own(lm: LanguageModel) -> None:
+    tensors = edited(lm, blocks=[1]).tensors
+    with_its_own_forward(lm.blocks[1])
+    try:
+        assert held(lm, tensors, FIRST) == [True, True]
+    finally:
+        del lm.blocks[1].forward
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])
