@@ -85,7 +85,8 @@ def objective_of(
 ) -> tuple[ExampleSet, Objective]:
     """The facts that are to hold and how they are trained; call it under what lies below them."""
     preset, in_force = task.plan.preset, [*task.edits, *task.ledger]
-    to_forget = forgotten(task.lm, [in_force[place] for place in material.owner])
+    asked = [(item, edit_prompt(item, task.relations)) for item in in_force]
+    to_forget = forgotten(task.lm, [asked[place] for place in material.owner])
     share = SHARE if task.method.unmodified_share is None else task.method.unmodified_share
     wording, beside = material.wording, material.unmodified
     return example_set(task, material.facts, material.owner, kind, forgotten=to_forget), Objective(
