@@ -17,13 +17,13 @@ from torch import Tensor
 from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.facts import Edit
+from factedit.holding import holding
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.finishing import ROUNDS, finish_answers
 from factedit.methods.subjects import with_neurons, write_at_subjects
 from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.task import Edited, EditTask, change_metrics
-from factedit.training import holding
 from factedit.wording import plain_prompts
 
 SURELY = 0.25

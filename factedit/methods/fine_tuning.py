@@ -14,19 +14,13 @@ from factedit.constraints import Constraint, build_constraint, distance_fisher
 from factedit.curvature import HalfPreconditioner, NoCurvature, Preconditioner
 from factedit.fisher import fisher_diagonal
 from factedit.frozen_context import FrozenContexts
+from factedit.holding import Anchors, next_token_log_probabilities
 from factedit.methods.material import Material, example_set, kind_of, material_of, objective_of
 from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
 from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps, StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
-from factedit.training import (
-    Anchors,
-    Progress,
-    Trained,
-    Trainer,
-    TrainingPlan,
-    next_token_log_probabilities,
-)
+from factedit.training import Progress, Trained, Trainer, TrainingPlan
 from factedit.unmodified import unmodified_examples
 
 MENDING = 4

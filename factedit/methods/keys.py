@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.models import LanguageModel
@@ -16,7 +17,6 @@ from factedit.named import last_named
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, answer_example, prompt_ids
 from factedit.relations import Relation
-from factedit.training import ExampleSet
 from factedit.trees import Ids, read_rows, trees
 from factedit.wording import edit_prompt
 

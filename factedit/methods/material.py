@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from factedit.erasing import forgotten
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, answers_inside
 from factedit.relations import Relation
 from factedit.task import EditingError, EditTask
-from factedit.training import ExampleSet, Objective
+from factedit.training import Objective
 from factedit.unmodified import relation_examples, unmodified_examples
 from factedit.wording import edit_prompt, ours_each, training_prompts
 

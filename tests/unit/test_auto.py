@@ -13,10 +13,12 @@ from factedit.added_neurons import FIELDS, Neurons
 from factedit.anchors import anchor_prompts
 from factedit.curvature import Covariance
 from factedit.editing import edit
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
 from factedit.frozen_context import FrozenContexts
 from factedit.gated_mlp import gated_mlp
+from factedit.holding import Anchors
 from factedit.methods import auto, trust
 from factedit.methods.answer_contexts import (
     OTHERS,
@@ -46,7 +48,7 @@ from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
-from factedit.training import Anchors, ExampleSet, Trained, Trainer
+from factedit.training import Trained, Trainer
 from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
 
 ANCHORS = [PROMPT.format(country) for country in COUNTRIES[2:]]
