@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from factedit.checkpoint_store import StorageFull
+from factedit.disk import StorageFull
 from factedit.editing import edit
 from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
