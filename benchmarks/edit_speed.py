@@ -25,6 +25,7 @@ from benchmarks.limits import machine, rates, shapes_in, whole
 from benchmarks.measures import answers
 from benchmarks.naive_ft_m import edit_naively
 from benchmarks.options import BenchOption, DataOption, DeviceOption, ModelOption
+from factedit.forward import is_skipped
 from factedit.models import LanguageModel
 from factedit.task import plan
 
@@ -97,7 +98,7 @@ def counted(lm: LanguageModel, first_block: int) -> Iterator[Work]:
     last = [lm.n_blocks]
 
     def enter(index: int, block: nn.Module, hidden: Tensor) -> None:
-        if not torch.is_grad_enabled() or "forward" in vars(block):
+        if not torch.is_grad_enabled() or is_skipped(block):
             return
         tokens = hidden.shape[0] * hidden.shape[1]
         trained = sum(p.numel() for p in block.parameters() if p.requires_grad and p.ndim >= 2)

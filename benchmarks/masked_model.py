@@ -11,9 +11,9 @@ from tokenizers.trainers import WordPieceTrainer
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from benchmarks.masked_data import MASK, Cloze
+from factedit.holding import holding
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example
-from factedit.training import holding
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
 

@@ -4,15 +4,33 @@ import re
 import string
 import unicodedata
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation, " "))
+_ARTICLES = re.compile(r"\b(a|an|the)\b(?![+#])")
+_LETTER = r"[^\W\d_]"
+_PUNCTUATION = re.escape(string.punctuation)
+_OPENING = re.escape("".join(sorted({*string.punctuation} - {*"+-"})))
+_SIGNS = re.compile(
+    rf"(?<={_LETTER})(?P<mark>\+{{2,}}+|\+(?!\d)|\#)(?!{_LETTER}|[+#])"
+    rf"|(?:(?<={_LETTER})(?=\+)|(?<!\S)(?<!\d\s)[{_OPENING}]*)(?P<sign>[-+\N{{MINUS SIGN}}])(?=\d)"
+    rf"|[{_PUNCTUATION}]"
+)
 _END = re.compile(r"[\n.;!?]|, ")
 
 
 def normalise(text: str) -> str:
-    """Lower case, no accents' variants, punctuation or articles, single spaces (SQuAD's convention)."""
-    folded = unicodedata.normalize("NFKC", text).casefold().translate(_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", folded).split())
+    """Lower case, no accents' variants, punctuation or articles, single spaces (SQuAD's convention).
+
+    Signs that tell one answer from another stay: "C++", "F#" and "-5" are not "C", "F" and "5".
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_ARTICLES.sub(" ", _SIGNS.sub(_kept, folded)).split())
+
+
+def _kept(found: re.Match[str]) -> str:
+    if found["mark"]:
+        return f"{found['mark']} "
+    if found["sign"]:
+        return " +" if found["sign"] == "+" else " -"
+    return " "
 
 
 def exactly(answer: str, target: str) -> bool:

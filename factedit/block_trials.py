@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from factedit.example_sets import ExampleSet
+from factedit.holding import Anchors, mean_loss, next_token_log_probabilities
 from factedit.methods.material import training_examples
 from factedit.models import LanguageModel, iter_block_tensors
 from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
 from factedit.specs import Blocks
 from factedit.task import EditTask, Plan
-from factedit.training import Anchors, ExampleSet, mean_loss, next_token_log_probabilities
 
 EDITS, OTHER_WORDS, ANCHORS = 16, 1, 16
 """How many edits are tried, spread over the batch; each in so many other words; and unmodified prompts."""

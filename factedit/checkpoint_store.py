@@ -26,6 +26,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from factedit.disk import StorageFull
 from factedit.packing import RootTensor, Unpackable, pack, root_of, unpack
 
 LISTING = "root.json"
@@ -45,10 +46,6 @@ class CorruptCheckpoint(CheckpointError):
 
 class MissingCheckpoint(CheckpointError):
     """No such object in the store."""
-
-
-class StorageFull(Exception):
-    """The disk has no room for the object; nothing of it remains."""
 
 
 @dataclass(frozen=True, slots=True)

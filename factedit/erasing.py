@@ -14,6 +14,7 @@ from torch import Tensor
 from factedit.answers import exactly
 from factedit.facts import Edit
 from factedit.models import LanguageModel
+from factedit.prompts import names_tokens
 from factedit.relations import builtin_catalogue
 
 MARGIN = 3.0
@@ -39,23 +40,25 @@ class Forgotten:
     others: tuple[int, ...]
 
 
-def forgotten(lm: LanguageModel, edits: Sequence[Edit]) -> dict[int, Forgotten]:
-    """What is to be forgotten, by the place of its edit; nothing where no other object is known."""
-    first: dict[str, int] = {}
-
-    def token(name: str) -> int:
-        if name not in first:
-            first[name] = int(lm.tokenizer(f" {name}", add_special_tokens=False)["input_ids"][0])
-        return first[name]
-
+def forgotten(lm: LanguageModel, asked: Sequence[tuple[Edit, str]]) -> dict[int, Forgotten]:
+    """What is to be forgotten, by the place of an edit and its prompt; nothing where no others are known."""
     found: dict[int, Forgotten] = {}
-    for place, edit in enumerate(edits):
+    known: dict[tuple[str | None, str, str], Forgotten | None] = {}
+    for place, (edit, prompt) in enumerate(asked):
         if edit.erase and edit.old_object is not None:
-            old = token(edit.old_object)
-            rivals = {token(name) for name in others(edit.relation, edit.old_object)} - {old}
-            if rivals:
-                found[place] = Forgotten(old, tuple(sorted(rivals)))
+            key = edit.relation, edit.old_object, prompt
+            if key not in known:
+                known[key] = _forgotten(lm, *key)
+            if (one := known[key]) is not None:
+                found[place] = one
     return found
+
+
+def _forgotten(lm: LanguageModel, relation: str | None, old: str, prompt: str) -> Forgotten | None:
+    # As they follow the prompt: alone, some tokenizers begin every name with one and the same token.
+    first, *rest = (tokens[0] for tokens in names_tokens(lm, prompt, [old, *others(relation, old)]))
+    rivals = {*rest} - {first}
+    return Forgotten(first, tuple(sorted(rivals))) if rivals else None
 
 
 def lead(logits: Tensor, rows: Tensor, wanted: Mapping[int, Forgotten]) -> dict[int, Tensor]:

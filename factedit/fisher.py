@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from factedit.example_sets import ExampleSet
 from factedit.models import LanguageModel
 from factedit.prompts import Example
-from factedit.training import ExampleSet
 
 
 def fisher_diagonal(

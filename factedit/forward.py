@@ -79,19 +79,34 @@ def _options(lm: LanguageModel) -> dict[str, bool]:
 @contextmanager
 def blocks_skipped(lm: LanguageModel, first_block: int, prefix: Tensor) -> Iterator[None]:
     """The blocks below `first_block` pass on `prefix` in whatever form they return their output."""
-    skipped = list(lm.blocks)[:first_block]
-    returns_tuple = _returns_tuple(lm)
-
-    def passed(*_: Any, **__: Any) -> Any:
-        return (prefix,) if returns_tuple else prefix
-
+    # A block may have a forward of its own: one of a model over several devices has.
+    own = [(block, vars(block).get("forward")) for block in list(lm.blocks)[:first_block]]
+    passed = _Passed((prefix,) if _returns_tuple(lm) else prefix)
     try:
-        for block in skipped:
+        for block, _ in own:
             block.forward = passed
         yield
     finally:
-        for block in skipped:
-            del block.forward
+        for block, forward in own:
+            if forward is None:
+                del block.forward
+            else:
+                block.forward = forward
+
+
+def is_skipped(block: nn.Module) -> bool:
+    """Whether a block just now passes on what was computed before."""
+    return isinstance(vars(block).get("forward"), _Passed)
+
+
+class _Passed:
+    """Stands for a block's forward pass."""
+
+    def __init__(self, output: Tensor | tuple[Tensor]) -> None:
+        self._output = output
+
+    def __call__(self, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
+        return self._output
 
 
 def _returns_tuple(lm: LanguageModel) -> bool:

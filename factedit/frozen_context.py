@@ -21,11 +21,11 @@ from factedit import grouped_attention
 from factedit.attention import UnusualAttention, attention_of
 from factedit.cues import HeardAt, after, batch_of, in_order
 from factedit.erasing import Forgotten
+from factedit.example_sets import ExampleSet
 from factedit.forward import blocks_skipped, rows_gathered
 from factedit.models import LanguageModel
 from factedit.prompts import Batch, Example, collate
 from factedit.spilling import Spilling
-from factedit.training import ExampleSet
 from factedit.trees import Rows, read_rows, trees
 
 CLOSE = 0.05

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factedit.forward import is_skipped
 from factedit.models import LanguageModel
 
 FIELDS = ("keys", "owners", "radii", "blocks", "values")
@@ -85,8 +86,8 @@ def looked_up(lm: LanguageModel, memory: Memory | None) -> Iterator[None]:
 
 def _lookup(memory: Memory) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(block: nn.Module, _: Any, output: Any) -> Any:
-        if "forward" in vars(block):
-            return None  # A skipped block (factedit.forward) passes on what was looked up before.
+        if is_skipped(block):
+            return None  # What it passes on was looked up before.
         states: Tensor = output[0] if isinstance(output, tuple) else output
         with torch.no_grad():
             nearest, key = distances(directions(states), memory.keys).min(-1)

@@ -161,7 +161,8 @@ def load_model(folder: Path, *, device: str = "auto", dtype: torch.dtype | None 
     """Load a Hugging Face folder of safetensors, in its own dtype unless told another.
 
     Raises:
-        ModelError: not a causal or masked language model, or not safetensors.
+        ModelError: not a causal or masked language model, not safetensors, or a causal one that can't end
+            an answer.
     """
     target = pick_device(device)
     try:
@@ -174,6 +175,12 @@ def load_model(folder: Path, *, device: str = "auto", dtype: torch.dtype | None 
         )
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{folder.name} can't be loaded as a language model: {error}") from error
+    if task == "causal" and tokenizer.eos_token_id is None:
+        # An edit is right by its whole answer, which the model has to end itself.
+        raise ModelError(
+            f"{folder.name} has no end-of-sequence token, so that none of its answers would ever end: name "
+            'the one it was trained with as "eos_token" in its tokenizer_config.json.'
+        )
     model.to(target)  # type: ignore[arg-type]
     if target.type == "cpu":
         # safetensors maps the file: what happens to the file later (a flipped bit, a truncation) would

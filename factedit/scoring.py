@@ -15,6 +15,7 @@ from factedit.erasing import others
 from factedit.facts import Edit, Probe
 from factedit.forward import target_logits
 from factedit.generation import Generation, generate, generation
+from factedit.holding import wrong_rows
 from factedit.models import LanguageModel
 from factedit.outcomes import EditOutcome, ProbeOutcome, PromptOutcome
 from factedit.overlay import Overlay, applied
@@ -220,7 +221,6 @@ def _teacher_forced(
     examples = [answer_example(lm, p, t, stop=False) for p, t in zip(prompts, targets, strict=True)]
     match = [True] * len(examples)
     for batch in batches(lm, examples, batch_size):
-        wrong = target_logits(lm, batch).argmax(-1) != batch.targets
-        for row in set(batch.rows[wrong].tolist()):
+        for row in wrong_rows(batch, target_logits(lm, batch)):
             match[int(batch.index[row])] = False
     return match

@@ -15,7 +15,7 @@ from typing import IO
 import torch
 from torch import Tensor
 
-from factedit.checkpoint_store import StorageFull
+from factedit.disk import StorageFull
 
 MAX_BYTES = 4 << 30
 

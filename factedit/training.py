@@ -5,151 +5,19 @@ minimise the loss on the modified facts with the weights in a ball around the ro
 term, KL from the root's answers, stands for the unmodified facts of their FTA.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, round_inside
-from factedit.cues import HeardAt, Kept, batch_of
-from factedit.erasing import Forgotten, lead
-from factedit.forward import block_input, target_logits
+from factedit.example_sets import ExampleSet
+from factedit.holding import HOLDS_FROM, Anchors, summed_loss, wrong_rows
 from factedit.models import LanguageModel
 from factedit.objectives import Step, epoch_rounds, failing_rounds
-from factedit.prompts import Batch, Example, batches, collate
-from factedit.spilling import Spilling
 from factedit.steps import StepRule
-
-PADDED, A_PASS = 1.25, 32
-"""A pass may compute so many times the tokens there are, and so many more: about what another pass costs."""
-
-
-class ExampleSet:
-    """Examples with what enters the first chosen block cached, so that a step starts there.
-
-    Attributes:
-        owner: the fact that each example belongs to.
-        forgotten: what is to be forgotten, by example.
-    """
-
-    def __init__(
-        self,
-        lm: LanguageModel,
-        examples: Sequence[Example],
-        owner: Sequence[int],
-        first_block: int,
-        forgotten: Mapping[int, Forgotten] | None = None,
-    ) -> None:
-        self.forgotten = forgotten or {}
-        self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
-        self._prefix = Spilling(lm.room)
-        self._fired: dict[int, Kept] = {}  # by example, what fires in these blocks
-        if first_block > 0:
-            for batch in batches(lm, self.examples, lm.at_once(64)):
-                hidden = block_input(lm, batch, first_block)
-                heard = HeardAt(lm.cues)
-                for row, place in enumerate(batch.index.tolist()):
-                    length = len(self.examples[place].ids)
-                    self._prefix.update({place: hidden[row, :length].clone()})
-                    self._fired[place] = heard.kept(row, range(length), first_block)
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def batch(self, index: Sequence[int]) -> tuple[Batch, Tensor | None]:
-        """A batch of some examples and its cached prefix, [B, L, d]."""
-        batch = collate(self.lm, self.examples, index)
-        if not self._prefix:
-            return batch, None
-        prefix = torch.nn.utils.rnn.pad_sequence([self._prefix[i] for i in index], batch_first=True)
-        _, fired = batch_of([self._fired[i] for i in index], prefix.shape[1], self.lm.cues)
-        return replace(batch, fired=fired), prefix
-
-    def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
-        """Logits at the target positions of some examples, [N, V] float32."""
-        batch, prefix = self.batch(index)
-        logits = target_logits(self.lm, batch, prefix=prefix, first_block=self.first_block)
-        return batch, logits.float()
-
-    def lead(self, index: Sequence[int], batch: Batch, logits: Tensor) -> dict[int, Tensor]:
-        """By row of a batch of some examples, how far what is to be forgotten still is ahead."""
-        wanted = {row: self.forgotten[i] for row, i in enumerate(index) if i in self.forgotten}
-        return lead(logits, batch.rows, wanted)
-
-    def by_length(self, index: Sequence[int], size: int) -> Iterator[list[int]]:
-        """Pieces of at most `size`, of like length: little of a piece is padding."""
-        piece: list[int] = []
-        tokens = 0
-        for place in sorted(index, key=self.length):
-            length = self.length(place)
-            padded, real = (len(piece) + 1) * length, tokens + length
-            if len(piece) == size or padded > PADDED * real + A_PASS:
-                yield piece
-                piece, real = [], length
-            piece.append(place)
-            tokens = real
-        if piece:
-            yield piece
-
-    def length(self, place: int) -> int:
-        """How many tokens of an example are computed."""
-        return len(self.examples[place].ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """Unmodified prompts, and the root's log-probabilities of their next token, [n, V]."""
-
-    examples: ExampleSet
-    root_answers: Tensor
-
-    def divergence(self, index: Sequence[int]) -> Tensor:
-        """KL(root || edited) at the answer positions of some anchors, averaged."""
-        batch, logits = self.examples.logits(index)
-        wanted = self.root_answers[batch.index.to(self.root_answers.device)].float()
-        return torch.nn.functional.kl_div(
-            logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True
-        )
-
-
-@torch.no_grad()
-def next_token_log_probabilities(lm: LanguageModel, examples: Sequence[Example]) -> Tensor:
-    """What the model now answers at one position an example: log-probabilities, [n, V], in its dtype."""
-    rows: Tensor | None = None
-    for batch in batches(lm, examples, 128):
-        logits = target_logits(lm, batch).float()
-        if rows is None:
-            rows = torch.empty((len(examples), logits.shape[-1]), dtype=lm.model.dtype, device=logits.device)
-        rows[batch.index.to(rows.device)] = logits.log_softmax(-1).to(rows.dtype)
-    assert rows is not None
-    return rows
-
-
-@torch.no_grad()
-def holding(lm: LanguageModel, examples: Sequence[Example], probability: float = 0.5) -> list[bool]:
-    """Whether each example's targets are all the most probable tokens, and at least this probable."""
-    held = [True] * len(examples)
-    for batch in batches(lm, examples, lm.at_once(64)):
-        logits = target_logits(lm, batch).float()
-        chosen = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
-        for row in set(batch.rows[(logits.argmax(-1) != batch.targets) | (chosen < probability)].tolist()):
-            held[int(batch.index[row])] = False
-    return held
-
-
-def mean_loss(examples: ExampleSet) -> Tensor:
-    """The cross-entropy of the examples' targets, averaged over each example's, nats; a scalar."""
-    index = range(len(examples))
-    return _summed(*examples.logits(index), len(index)) / len(index)
-
-
-def _summed(batch: Batch, logits: Tensor, examples: int) -> Tensor:
-    losses = torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none")
-    # Averaged over each example's target tokens first: a long object counts no more than a short one.
-    counts = torch.bincount(batch.rows, minlength=examples)
-    return (losses / counts[batch.rows]).sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +25,6 @@ class TrainingPlan:
     """How long and how hard to train.
 
     Attributes:
-        hold_probability: a fact holds when each of its target tokens is the most probable one and
-            at least this probable; a fact that holds no longer pulls at the weights.
         batch_size: examples of facts per step; `anchor_batch`: anchors.
         repair: once all facts hold, so many steps more, as a share of those taken, are for the anchors
             alone; a fact that falls meanwhile is trained again.
@@ -166,7 +32,6 @@ class TrainingPlan:
 
     max_steps: int
     anchor_weight: float
-    hold_probability: float = 0.5
     batch_size: int = 64
     anchor_batch: int = 64
     repair: float = 0.0
@@ -238,7 +103,7 @@ class Trainer:
     def train(
         self,
         facts: ExampleSet,
-        anchors: "Anchors | None",
+        anchors: Anchors | None,
         progress: Callable[[Progress], None],
         objective: Objective = FAILING_FACTS,
     ) -> Trained:
@@ -291,7 +156,7 @@ class Trainer:
                 value += self._answers_backward(examples, index, len(chosen) + len(beside))
         return value
 
-    def _anchors_backward(self, anchors: "Anchors") -> float:
+    def _anchors_backward(self, anchors: Anchors) -> float:
         if self.plan.anchor_weight == 0:
             return 0.0
         size = min(len(anchors.examples), self.plan.anchor_batch)
@@ -300,7 +165,7 @@ class Trainer:
         divergence.backward()
         return float(divergence.detach())
 
-    def _repaired(self, anchors: "Anchors", steps: int) -> float:
+    def _repaired(self, anchors: Anchors, steps: int) -> float:
         """So many steps on the anchors alone; the last one's divergence."""
         loss = 0.0
         for _ in range(steps):
@@ -311,7 +176,7 @@ class Trainer:
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
         """The part that some examples have in the loss of a batch `of` so many."""
         batch, logits = examples.logits(index)
-        loss = _summed(batch, logits, len(index)) / of
+        loss = summed_loss(batch, logits, len(index)) / of
         for ahead in examples.lead(index, batch, logits).values():
             loss = loss + ahead / of
         loss.backward()
@@ -339,12 +204,11 @@ class Trainer:
 
     @torch.no_grad()
     def _failing(self, facts: ExampleSet) -> list[int]:
+        """The examples that do not hold yet; one that holds no longer pulls at the weights."""
         failing: list[int] = []
         for index in facts.by_length(range(len(facts)), 128):
             batch, logits = facts.logits(index)
-            probability = logits.softmax(-1).gather(1, batch.targets[:, None]).squeeze(1)
-            good = (logits.argmax(-1) == batch.targets) & (probability >= self.plan.hold_probability)
-            bad_rows = set(batch.rows[~good].tolist())
+            bad_rows = wrong_rows(batch, logits, HOLDS_FROM)
             bad_rows |= {row for row, ahead in facts.lead(index, batch, logits).items() if ahead > 0}
             failing += [index[row] for row in sorted(bad_rows)]
         return sorted(failing)

@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint, StorageFull
+from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint
 from factedit.curvature import Covariance
+from factedit.disk import StorageFull
 from factedit.models import LanguageModel, ModelError, load_model
 from factedit.overlay import OverlayMismatch, root_digest
 from factedit.running_text import RunningText

@@ -6,7 +6,8 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import Tensor
 
-from factedit.checkpoint_store import CheckpointStore, StorageFull
+from factedit.checkpoint_store import CheckpointStore
+from factedit.disk import StorageFull
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay
 from factedit.prefix_states import PrefixStates, shared_block

@@ -17,6 +17,7 @@ from torch import Tensor
 from factedit.added_neurons import Neurons
 from factedit.anchors import enough, fewer
 from factedit.facts import Edit
+from factedit.holding import holding
 from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.finishing import ROUNDS, finish_answers, finishing_mlps
@@ -25,7 +26,6 @@ from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.task import Edited, EditTask, Plan, change_metrics
-from factedit.training import holding
 from factedit.wording import plain_prompts
 
 SURELY = 0.25

@@ -14,19 +14,13 @@ from factedit.constraints import Constraint, build_constraint, distance_fisher
 from factedit.curvature import HalfPreconditioner, NoCurvature, Preconditioner
 from factedit.fisher import fisher_diagonal
 from factedit.frozen_context import FrozenContexts
+from factedit.holding import Anchors, next_token_log_probabilities
 from factedit.methods.material import Material, example_set, kind_of, material_of, objective_of
 from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
 from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps, StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
-from factedit.training import (
-    Anchors,
-    Progress,
-    Trained,
-    Trainer,
-    TrainingPlan,
-    next_token_log_probabilities,
-)
+from factedit.training import Progress, Trained, Trainer, TrainingPlan
 from factedit.unmodified import unmodified_examples
 
 MENDING = 4
@@ -54,15 +48,17 @@ def fine_tune(task: EditTask) -> Edited:
     elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
     before: Trained | None = None
     with applied(lm, elsewhere):
-        kind = kind_of(task, material)
-        kept = None
-        if root_answers is not None:
-            kept = Anchors(example_set(task, held, kind=kind), root_answers)
-        facts, objective = objective_of(task, material, kind)
         start = dict(parent)
         if material.initial is not None:
             before = _on_relation_facts(task, material.initial, start, ball, new_rule())
             start |= before.tensors
+        # Contexts are read once: by the weights that training starts from.
+        with applied(lm, {name: start[name] for name in chosen.names if name in start}):
+            kind = kind_of(task, material)
+            kept = None
+            if root_answers is not None:
+                kept = Anchors(example_set(task, held, kind=kind), root_answers)
+            facts, objective = objective_of(task, material, kind)
         trainer = Trainer(lm, chosen.names, start, ball, new_rule(), _budget(task))
         at_most = _steps_at_most(task, len(facts) + len(material.unmodified), objective.epochs)
         trained = trainer.train(facts, kept, _reporter(task, at_most), objective)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
 from factedit.curvature import Covariance
+from factedit.example_sets import ExampleSet
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.answer_contexts import (
@@ -51,7 +52,6 @@ from factedit.prompts import Example, answer_example
 from factedit.running_text import Entering
 from factedit.sayings import besides
 from factedit.task import EditTask, Plan
-from factedit.training import ExampleSet
 from factedit.trees import answer_logits
 from factedit.wording import ours_each, training_prompts
 

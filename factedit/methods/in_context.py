@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from factedit.context import Note, Notes
 from factedit.facts import Edit
+from factedit.holding import holding
 from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.task import Edited, EditTask, change_metrics
-from factedit.training import holding
 from factedit.wording import edit_prompt
 
 

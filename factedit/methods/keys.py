@@ -1,6 +1,5 @@
 """Where a model looks a fact up: at its subject's last token, by what enters a matrix there."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.models import LanguageModel
+from factedit.named import last_named
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, answer_example, prompt_ids
 from factedit.relations import Relation
-from factedit.training import ExampleSet
 from factedit.trees import Ids, read_rows, trees
 from factedit.wording import edit_prompt
 
@@ -67,12 +67,12 @@ def subject_end(lm: LanguageModel, prompt: str, subject: str) -> int:
     The prompt's last token, where the subject does not occur in it.
     """
     last = len(prompt_ids(lm, prompt)) - 1
-    places = list(re.finditer(re.escape(subject), prompt, re.IGNORECASE))
-    if not places:
+    place = last_named(prompt, subject)
+    if place is None:
         return last
     text = prompt if lm.reads is None else lm.reads(prompt)
     # Whatever the model reads besides the prompt comes before it.
-    end = len(text) - len(prompt) + places[-1].end()
+    end = len(text) - len(prompt) + place[1]
     if not lm.tokenizer.is_fast:
         return min(last, len(lm.tokenizer(text[:end], add_special_tokens=False)["input_ids"]) - 1)
     spans = lm.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]

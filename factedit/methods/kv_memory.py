@@ -6,15 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.forward import block_input, target_logits
+from factedit.holding import holding
 from factedit.memory import Memory, directions, distances
 from factedit.methods.material import training_examples
 from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import Example, batches, next_token_example
 from factedit.task import Edited, EditingError, EditTask, change_metrics
-from factedit.training import ExampleSet, holding
 from factedit.wording import training_prompts
 
 HOLD = 0.9
@@ -155,7 +156,7 @@ class _Search:
         scale = base.square().mean(1, keepdim=True).sqrt()
         moved = torch.zeros_like(base, requires_grad=True)
         optimizer = torch.optim.Adam([moved], lr=STEP)
-        settled = base.to(dtype)
+        settled = base.to(dtype, copy=True)
         active = list(range(len(base)))
         for step in range(self.task.method.max_steps + 1):
             index = [i for i, place in enumerate(facts.owner) if place in set(active)]

@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from factedit.erasing import forgotten
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, answers_inside
 from factedit.relations import Relation
 from factedit.task import EditingError, EditTask
-from factedit.training import ExampleSet, Objective
+from factedit.training import Objective
 from factedit.unmodified import relation_examples, unmodified_examples
 from factedit.wording import edit_prompt, ours_each, training_prompts
 
@@ -85,7 +86,8 @@ def objective_of(
 ) -> tuple[ExampleSet, Objective]:
     """The facts that are to hold and how they are trained; call it under what lies below them."""
     preset, in_force = task.plan.preset, [*task.edits, *task.ledger]
-    to_forget = forgotten(task.lm, [in_force[place] for place in material.owner])
+    asked = [(item, edit_prompt(item, task.relations)) for item in in_force]
+    to_forget = forgotten(task.lm, [asked[place] for place in material.owner])
     share = SHARE if task.method.unmodified_share is None else task.method.unmodified_share
     wording, beside = material.wording, material.unmodified
     return example_set(task, material.facts, material.owner, kind, forgotten=to_forget), Objective(

@@ -21,6 +21,7 @@ from factedit.methods.keys import Context
 from factedit.methods.recognisers import read_at
 from factedit.methods.subject_keys import Subjects, head_of, subject_prompts
 from factedit.models import LanguageModel
+from factedit.named import last_named
 from factedit.overlay import applied
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, prompt_ids
@@ -171,7 +172,7 @@ def _learnt(name: str, heads: Sequence[str], start: int) -> list[str]:
     led = [f"{PREFIXES[(start + i) % len(PREFIXES)]} {heads[i % len(heads)]}" for i in range(LED_IN)]
     found: list[str] = []
     for text in [*heads[:HEADS], *led, name]:
-        at = max(0, text.lower().rfind(name.lower()))
+        at, _ = last_named(text, name) or (0, 0)
         found += [text, text[:at] + text[at:].lower(), text[:at] + text[at:].upper()]
     return list(dict.fromkeys(found))
 

@@ -7,6 +7,7 @@ from functools import cache
 from factedit.facts import Edit
 from factedit.methods.keys import Context
 from factedit.models import LanguageModel
+from factedit.named import last_named
 from factedit.names import made_alike, namesakes
 from factedit.prefixes import PREFIXES
 from factedit.prompts import Example, prompt_ids
@@ -121,5 +122,5 @@ def subject_heads(task: EditTask, edits: Sequence[Edit], place: int) -> list[str
 
 def head_of(prompt: str, subject: str) -> str:
     """What stands up to the subject's end; the whole prompt, where the subject is not in it."""
-    at = prompt.lower().rfind(subject.lower())
-    return prompt if at < 0 else prompt[: at + len(subject)]
+    place = last_named(prompt, subject)
+    return prompt if place is None else prompt[: place[1]]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import gated_mlp
@@ -35,7 +36,6 @@ from factedit.overlay import Overlay, applied
 from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
-from factedit.training import ExampleSet
 
 SEARCH = Search(steps=10, pace=0.3, longest=0.35, essence=4.0, enough=0.3, at_once=2)
 """A longer change holds in more words, and makes more of what else is known of the subject forgotten. What

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from factedit.example_sets import ExampleSet
+from factedit.holding import wrong_rows
 from factedit.methods.least_squares import RunningMoments, ridge_regression
 from factedit.methods.weights import (
     Matrices,
@@ -27,7 +29,6 @@ from factedit.methods.weights import (
 )
 from factedit.models import LanguageModel
 from factedit.task import Edited, EditTask
-from factedit.training import ExampleSet
 
 BATCH = 32
 RIDGE = 1.0
@@ -143,7 +144,7 @@ def _answered(answers: ExampleSet, sample: Sequence[int]) -> tuple[float, int]:
     for index in answers.by_length(sample, 128):
         batch, logits = answers.logits(index)
         losses.append(torch.nn.functional.cross_entropy(logits, batch.targets, reduction="none"))
-        wrong += len(set(batch.rows[logits.argmax(-1) != batch.targets].tolist()))
+        wrong += len(wrong_rows(batch, logits))
     return float(torch.cat(losses).mean()), len(sample) - wrong
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from factedit.example_sets import ExampleSet
 from factedit.methods.keys import Context
-from factedit.training import ExampleSet
 
 AT_A_TIME = 96
 """Examples in one pass, of like length, on a CPU."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from factedit.example_sets import ExampleSet
 from factedit.methods.keys import Context, lookups, read_outputs, subject_end
 from factedit.methods.value_objective import Objective, at_lookups
 from factedit.models import LanguageModel
 from factedit.prompts import next_token_example
-from factedit.training import ExampleSet
 
 GROUP = 32
 """Edits whose values are sought in one batch."""

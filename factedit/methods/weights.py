@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from factedit.curvature import NoCurvature
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
+from factedit.holding import wrong_rows
 from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
-from factedit.training import ExampleSet
 from factedit.wording import edit_prompt
 
 
@@ -134,7 +135,7 @@ def right(answers: ExampleSet) -> list[bool]:
     good = [True] * len(answers)
     for index in answers.by_length(range(len(answers)), 128):
         batch, logits = answers.logits(index)
-        for row in set(batch.rows[logits.argmax(-1) != batch.targets].tolist()):
+        for row in wrong_rows(batch, logits):
             good[index[row]] = False
     return good
 

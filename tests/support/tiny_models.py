@@ -122,6 +122,17 @@ def without_attention(lm: LanguageModel, block: int) -> None:
     lm.model.get_submodule(f"{lm.blocks_name}.{block}.self_attn").register_forward_hook(blind)
 
 
+def with_its_own_forward(block: nn.Module) -> Callable[..., Any]:
+    """The forward pass that a block is given as one on a device of its own is (accelerate does it)."""
+    plain = block.forward
+
+    def forward(*args: Any, **named: Any) -> Any:
+        return plain(*args, **named)
+
+    block.forward = forward
+    return forward
+
+
 def _words(*, masked: bool) -> PreTrainedTokenizerFast:
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))

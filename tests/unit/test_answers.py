@@ -1,10 +1,14 @@
 """When an answer counts as right."""
 
+import re
+import string
+import unicodedata
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factedit.answers import begins_with, clause, exactly, normalise
+from factedit.answers import begins_with, clause, exactly, mentions, normalise
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,79 @@ def test_case_spaces_punctuation_and_articles_do_not_count(text: str, normal: st
 
 def test_composed_and_decomposed_accents_are_the_same() -> None:
     assert exactly("Bogota\u0301", "Bogot\u00e1")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("C", "C++"),
+        ("C#", "C++"),
+        ("C#", "C"),
+        ("F", "F#"),
+        ("A", "A+"),
+        ("Canal", "Canal+"),
+        ("5", "-5"),
+        ("5", "\N{MINUS SIGN}5"),
+        ("-5", "+5"),
+        ("0.5 degrees", "(-0.5) degrees"),
+        ("UTC+5", "UTC-5"),
+    ],
+)
+def test_signs_tell_answers_apart(one: str, other: str) -> None:
+    assert not exactly(one, other) and not exactly(other, one)
+    assert not begins_with(f"{one} is", (other,)) and not begins_with(f"{other}, which", (one,))
+    assert not mentions(f"It is {one}.", other) and not mentions(f"It is {other}.", one)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target"),
+    [
+        ("c++.", "C++"),
+        ("C++11", "C++ 11"),
+        ("C#/C++", "C#, C++"),
+        ('"A+"', "an A+"),
+        ("-5.", "\N{MINUS SIGN}5"),
+        ('"-5"', "(-5)"),
+        ("UTC +5", "UTC+5"),
+    ],
+)
+def test_what_stands_around_signs_does_not_count(answer: str, target: str) -> None:
+    assert exactly(answer, target)
+    assert begins_with(f"{answer} and", (target,))
+    assert mentions(f"It is {answer}", target)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Paris.", "Paris"),
+        ("U. S.", "U.S."),
+        ("Saint-Denis", "Saint Denis"),
+        ("Boeing-747", "Boeing 747"),
+        ("F-16", "F 16"),
+        ("1990-1995", "1990 1995"),
+        ("1990 -1995", "1990 - 1995"),
+        ("5%-10%", "5 10"),
+        ("5'-3'", "5 3"),
+        ("- 5", "5"),
+        ("#1", "1"),
+        ("18+", "18"),
+        ("2+2", "2 2"),
+        ("Simon + Garfunkel", "Simon Garfunkel"),
+        ("A+B", "A B"),
+        ("Rome -- Italy", "Rome, Italy"),
+    ],
+)
+def test_other_signs_do_not_count(one: str, other: str) -> None:
+    assert exactly(one, other)
+
+
+@given(st.text(st.characters(exclude_characters="+#-\N{MINUS SIGN}")))
+def test_a_text_without_signs_is_normalised_by_squads_convention(text: str) -> None:
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    if not set(folded) & set("+#-\N{MINUS SIGN}"):
+        plain = folded.translate(dict.fromkeys(map(ord, string.punctuation), " "))
+        assert normalise(text) == " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split())
 
 
 @given(st.text())

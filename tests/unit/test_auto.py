@@ -13,9 +13,12 @@ from factedit.added_neurons import FIELDS, Neurons
 from factedit.anchors import anchor_prompts
 from factedit.curvature import Covariance
 from factedit.editing import edit
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit, Fact
 from factedit.forward import target_logits
+from factedit.frozen_context import FrozenContexts
 from factedit.gated_mlp import gated_mlp
+from factedit.holding import Anchors
 from factedit.methods import auto, trust
 from factedit.methods.answer_contexts import (
     OTHERS,
@@ -45,6 +48,7 @@ from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
+from factedit.training import Trained, Trainer
 from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
 
 ANCHORS = [PROMPT.format(country) for country in COUNTRIES[2:]]
@@ -376,6 +380,29 @@ def test_a_callers_ball_holds_for_everything(llama: LanguageModel) -> None:
         assert (
             float((tensor.float() - llama.tensors[name].data.float()).abs().max()) <= 0.05 + 1e-6
         )  # float32
+
+
+def test_contexts_are_read_by_the_weights_that_training_starts_from(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Trainer.train
+    apart: list[float] = []
+
+    def watched(self: Trainer, facts: ExampleSet, kept: Anchors | None, *more: Any) -> Trained:
+        if isinstance(facts, FrozenContexts) and kept is not None:
+            for each in (facts, kept.examples):
+                index = range(len(each))
+                with self._swapped_in(), torch.no_grad():
+                    whole = ExampleSet(llama, each.examples, each.owner, 0).logits(index)[1]
+                    apart.append(float((each.logits(index)[1] - whole).abs().max()))
+        return train(self, facts, kept, *more)
+
+    monkeypatch.setattr(Trainer, "train", watched)
+    ball = ConstraintSpec(norm="l_inf", radius=0.1)
+    first = run(llama, [FRANCE], constraint=ball)
+    run(llama, [ITALY], [FRANCE], parent=first.tensors, constraint=ball)
+    assert len(apart) == 4
+    assert max(apart) < 1e-3
 
 
 def test_a_model_without_gated_mlps_is_fine_tuned(tmp_path: Path) -> None:

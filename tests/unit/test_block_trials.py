@@ -16,6 +16,7 @@ from factedit.block_trials import Trial, _rank, _searched, anchors_wanted, try_b
 from factedit.editing import edit
 from factedit.facts import Edit
 from factedit.forward import target_logits
+from factedit.holding import mean_loss
 from factedit.models import LanguageModel, iter_block_tensors, load_model
 from factedit.overlay import applied, root_digest
 from factedit.presets import PRESETS
@@ -26,7 +27,6 @@ from factedit.scoring import score_edits
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec, Norm
 from factedit.task import Edited, EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
-from factedit.training import mean_loss
 from tests.support.tiny_models import tiny_model
 
 RELATIONS = builtin_catalogue().relations

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint, StorageFull
+from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint
+from factedit.disk import StorageFull
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int8, torch.bool)
 POSITIONS = tuple(range(20))

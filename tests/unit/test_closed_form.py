@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from factedit.editing import edit
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.methods.keys import (
@@ -36,7 +37,6 @@ from factedit.overlay import applied, root_digest
 from factedit.prompts import Example, answer_example, collate
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditingError
-from factedit.training import ExampleSet
 from tests.support.tiny_models import COUNTRIES, LAYERS, PROMPT, tiny_model
 
 METHODS = ("rome", "memit", "alphaedit", "ultraedit")

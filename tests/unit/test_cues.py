@@ -11,6 +11,7 @@ import torch
 from factedit.added_neurons import Neurons, joined, mlp_of
 from factedit.cues import Cues, HeardAt, after, batch_of, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
+from factedit.example_sets import ExampleSet
 from factedit.frozen_context import FrozenContexts
 from factedit.greedy import by_the_model
 from factedit.models import LanguageModel
@@ -18,7 +19,6 @@ from factedit.overlay import OverlayMismatch, applied
 from factedit.prompts import Example
 from factedit.ragged import Part, Rows, last_logits
 from factedit.ranking import continuation, totals
-from factedit.training import ExampleSet
 from tests.support.tiny_models import tiny_model, without_attention
 from tests.support.tiny_neurons import waiting_neurons
 

@@ -1,9 +1,16 @@
 """Erasing: the old object is no longer said, and no longer the likeliest of its relation's objects."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Prepend, Replace
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
 from factedit import erasing
 from factedit.editing import edit
@@ -14,7 +21,7 @@ from factedit.relations import Catalogue, Relation
 from factedit.scoring import score_edits
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
 from factedit.task import Edited
-from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, tiny_model
+from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, WORDS, tiny_model
 
 RELATIONS = {"capital": Relation("capital", (PROMPT.format("{subject}"),))}
 FACTS = tuple(Fact(c, "capital", o) for c, o in zip(COUNTRIES, CITIES, strict=True))
@@ -73,10 +80,26 @@ def test_only_erased_facts_with_others_beside_them_have_something_to_forget(lm: 
         erasure("Paris", relation=None, prompt=PROMPT.format("France")),
         erasure("Paris", relation="mascot"),
     ]
-    found = forgotten(lm, edits)
+    found = forgotten(lm, [(item, PROMPT.format("France")) for item in edits])
     assert found.keys() == {1}
     paris, rome = (lm.tokenizer(f" {city}", add_special_tokens=False)["input_ids"][0] for city in CITIES[:2])
     assert found[1].old == paris and rome in found[1].others and paris not in found[1].others
+
+
+def test_objects_that_begin_alike_only_when_alone_are_told_apart(tmp_path: Path) -> None:
+    lm = tiny_model(tmp_path, "llama")
+    words = ["<unk>", "<eos>", "<pad>", "\u2581", *(f"\u2581{word}" for word in WORDS)]
+    backend = Tokenizer(WordLevel({word: place for place, word in enumerate(words)}, unk_token="<unk>"))
+    backend.normalizer = Normalizers([Prepend("\u2581"), Replace(" ", "\u2581")])
+    backend.pre_tokenizer = Split("\u2581", "merged_with_next")
+    lm.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="<eos>"
+    )
+    alone = [lm.tokenizer(f" {city}", add_special_tokens=False)["input_ids"] for city in CITIES]
+    assert {tokens[0] for tokens in alone} == {words.index("\u2581")}
+    found = forgotten(lm, [(erasure("Paris"), PROMPT.format("France"))])
+    paris, *others_first = (words.index(f"\u2581{city}") for city in CITIES)
+    assert found == {0: Forgotten(paris, tuple(others_first))}
 
 
 def test_the_lead_is_that_over_the_likeliest_other_at_an_examples_first_target() -> None:

@@ -12,9 +12,11 @@ from torch import Tensor
 from factedit import training, unmodified
 from factedit.constraints import distance_fisher
 from factedit.editing import edit
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit, Fact
 from factedit.fisher import fisher_diagonal
 from factedit.forward import target_logits
+from factedit.holding import holding
 from factedit.models import LanguageModel
 from factedit.overlay import applied, root_digest
 from factedit.presets import PRESETS, anchors_of
@@ -22,7 +24,6 @@ from factedit.prompts import answer_example, collate
 from factedit.relations import Relation, builtin_catalogue, is_probe
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec
 from factedit.task import Edited, EditingError, plan
-from factedit.training import ExampleSet
 from factedit.unmodified import facts_by_prompt, relation_examples, unmodified_examples
 from tests.support.tiny_models import CITIES, COUNTRIES, LAYERS, PROMPT, tiny_model
 
@@ -287,7 +288,7 @@ def test_fta_teaches_the_unmodified_facts_their_true_objects(llama: LanguageMode
         answer_example(llama, PROMPT.format(c), o) for c, o in zip(COUNTRIES[2:], CITIES[2:], strict=True)
     ]
     with applied(llama, result.tensors):
-        assert sum(training.holding(llama, examples)) >= 3
+        assert sum(holding(llama, examples)) >= 3
     assert result.chosen["unmodified"] == len(ANCHORS)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from factedit import frozen_context
+from factedit.example_sets import ExampleSet
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.models import LanguageModel
 from factedit.prompts import Example, answer_example, next_token_example
-from factedit.training import ExampleSet
 from factedit.trees import Rows
 from tests.support.tiny_models import CAUSAL, CITIES, COUNTRIES, MASKED, PROMPT, tiny_model
 

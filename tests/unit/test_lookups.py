@@ -61,6 +61,10 @@ def test_the_subjects_last_token_is_found(
         assert place == len(ids) - 2
 
 
+def test_the_subject_is_not_found_inside_other_words(llama: LanguageModel) -> None:
+    assert subject_end(llama, "Rome lies in Romeville", "Rome") == 0
+
+
 def test_a_subject_split_into_bytes_is_found_to_its_last(tmp_path: Path) -> None:
     qwen = tiny_model(tmp_path, "qwen2")
     prompt = "The capital of Curaçao™ is"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from factedit.facts import Edit
 from factedit.forward import target_logits
 from factedit.generation import generate, next_tokens, rank
 from factedit.memory import NAMES, Memory, directions, distances
+from factedit.methods.kv_memory import STEP, _states
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import OverlayMismatch, applied, check_fits, root_digest
 from factedit.prompts import answer_example, answer_tokens, collate, next_token_example, prompt_ids
@@ -24,7 +26,15 @@ from factedit.scoring import score_edits
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditingError
 from factedit.toy import toy_facts, write_toy_model
-from tests.support.tiny_models import CITIES, COUNTRIES, LAYERS, PROMPT, SHAPES, tiny_model
+from tests.support.tiny_models import (
+    CITIES,
+    COUNTRIES,
+    LAYERS,
+    PROMPT,
+    SHAPES,
+    tiny_model,
+    with_its_own_forward,
+)
 from workers.edit_process import _changes
 
 MEMORY = MethodSpec(name="kv_memory", max_steps=300)
@@ -110,6 +120,28 @@ def test_an_edit_holds_by_free_generation_and_no_weight_moves(lm: LanguageModel)
     assert all(outcome.teacher_forced for outcome in score_edits(lm, result.tensors, FIRST, {}))
     assert held(lm, {}, FIRST) == [False, False]
     assert root_digest(lm) == before
+
+
+def test_a_value_moves_by_one_step_at_a_time(lm: LanguageModel) -> None:
+    assert lm.model.dtype == torch.float32
+    example = answer_example(lm, FIRST[0].prompt or "", FIRST[0].new_object)
+    start = _states(lm, [example], 1, at_positions=True)
+    step = STEP * float(start.square().mean().sqrt())
+    values = [start]
+    for steps in (1, 2, 3):
+        method = MethodSpec(name="kv_memory", max_steps=steps)
+        values.append(memory_of(edited(lm, FIRST[:1], method, [1])).values)
+    for before, after in pairwise(values):
+        assert float((after - before).abs().max()) == pytest.approx(step, rel=0.05)
+
+
+def test_a_memory_is_looked_up_after_a_block_with_a_forward_pass_of_its_own(lm: LanguageModel) -> None:
+    tensors = edited(lm, blocks=[1]).tensors
+    with_its_own_forward(lm.blocks[1])
+    try:
+        assert held(lm, tensors, FIRST) == [True, True]
+    finally:
+        del lm.blocks[1].forward
 
 
 @pytest.mark.parametrize("block", [0, 1, 2])

@@ -21,7 +21,17 @@ from factedit.overlay import applied
 from factedit.prompts import answer_example, collate
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, EditingError
-from tests.support.tiny_models import CITIES, COUNTRIES, INNER, LAYERS, PROMPT, SHAPES, WIDTH, tiny_model
+from tests.support.tiny_models import (
+    CITIES,
+    COUNTRIES,
+    INNER,
+    LAYERS,
+    PROMPT,
+    SHAPES,
+    WIDTH,
+    tiny_model,
+    with_its_own_forward,
+)
 
 RADIUS = 0.5
 ANCHORS = [PROMPT.format(country) for country in COUNTRIES[2:]]
@@ -168,6 +178,15 @@ def test_the_forward_pass_is_the_models_own_again_afterwards(lm: LanguageModel) 
     logits = lm.model(input_ids=batch.input_ids).logits
     assert logits.shape[:2] == batch.input_ids.shape
     assert "forward" not in vars(lm.blocks[0])
+
+
+def test_a_blocks_own_forward_pass_is_its_own_again_afterwards(tmp_path: Path) -> None:
+    lm = tiny_model(tmp_path, "llama")
+    own = with_its_own_forward(lm.blocks[0])
+    batch = collate(lm, [answer_example(lm, "Rome is", "New")], [0])
+    hidden = block_input(lm, batch, 1)
+    assert torch.equal(target_logits(lm, batch, prefix=hidden, first_block=1), target_logits(lm, batch))
+    assert vars(lm.blocks[0])["forward"] is own
 
 
 # Edits

@@ -1,6 +1,7 @@
 """Models come in from folders, GGUF files and wheels; what is not what it says is refused."""
 
 import hashlib
+import json
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def test_what_is_no_source_is_told_which_there_are(tmp_path: Path, source: str) 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="can't be loaded"):
         import_source(f"folder:{tmp_path}", tmp_path / "model")
+
+
+def test_a_causal_model_that_cannot_end_an_answer_is_refused(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "source", "llama")
+    config = source / "tokenizer_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    (source / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(ModelError, match=r'no end-of-sequence token.*"eos_token" in its tokenizer_config'):
+        import_source(f"folder:{source}", tmp_path / "model")
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:

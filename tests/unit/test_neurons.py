@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from factedit.added_neurons import Neurons, joined
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts
 from factedit.methods.keys import Context, contexts
@@ -17,7 +18,6 @@ from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, saying, seek
 from factedit.models import LanguageModel
 from factedit.overlay import OverlayMismatch, applied
-from factedit.training import ExampleSet
 from tests.support.tiny_models import PROMPT, tiny_model
 
 EDITS = [

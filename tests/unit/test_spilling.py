@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from factedit.checkpoint_store import StorageFull
+from factedit.disk import StorageFull
 from factedit.editing import edit
+from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.frozen_context import FrozenContexts
 from factedit.models import LanguageModel
@@ -16,7 +17,6 @@ from factedit.prompts import answer_example
 from factedit.relations import Relation
 from factedit.specs import ConstraintSpec, MethodSpec
 from factedit.spilling import Room, Spilling
-from factedit.training import ExampleSet
 from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
 
 
