@@ -4,11 +4,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import create_engine, text
-from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
 from sqlalchemy.orm import Session, sessionmaker
 
-AWAY = (OperationalError, InterfaceError, TimeoutError)
-"""The database does not answer, or not in time. Trying again later may help."""
+PASSING = (
+    "08",  # the connection broke
+    "40",  # two transactions stood in each other's way
+    "53300",  # too many connections
+    "55P03",  # a lock was not to be had in time
+    "57014",  # a statement took too long
+    "57P0",  # the server is stopping or starting
+)
+"""How the SQLSTATE begins of what the database says while it is away, starting or overloaded."""
+
+
+class DatabaseAway(Exception):
+    """The database does not answer, or not in time. Trying again later may help."""
 
 
 class Database:
@@ -31,8 +42,12 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session whose work is committed at the end, or undone if anything is raised."""
-        with self._sessions() as session:
+        """A session whose work is committed at the end, or undone if anything is raised.
+
+        Raises:
+            DatabaseAway: at the end it may or may not have been committed.
+        """
+        with telling_when_away(), self._sessions() as session:
             try:
                 yield session
                 session.commit()
@@ -41,12 +56,36 @@ class Database:
                 raise
 
     def ping(self) -> None:
-        """Raises SQLAlchemy's OperationalError when the database does not answer."""
+        """Raises DatabaseAway."""
         with self.transaction() as s:
             s.execute(text("select 1"))
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def telling_when_away() -> Iterator[None]:
+    """Raises DatabaseAway in the place of what the driver raises, if trying again later may help."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        if not _is_away(error):
+            raise
+        cause = type(getattr(error, "orig", None) or error).__name__
+        raise DatabaseAway(f"The database does not answer ({cause}).") from error
+
+
+def _is_away(error: SQLAlchemyError) -> bool:
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, TimeoutError)
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        # The server said nothing. What the driver refuses by itself is of other kinds.
+        return isinstance(error, (OperationalError, InterfaceError))
+    return str(state).startswith(PASSING)
 
 
 def sqlalchemy_url(url: str) -> str:

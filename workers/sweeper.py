@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import text
 
 from service import leases
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.doorbell import STAGES, Doorbell
 from service.settings import Settings
 
@@ -85,9 +85,9 @@ class Sweeper:
             try:
                 self.listen()
                 self.sweep()
-            except AWAY as error:
+            except DatabaseAway as error:
                 self._reaps_from = time.monotonic() + self._settings.lease_seconds
-                log.warning("database_away", error=type(error).__name__)
+                log.warning("database_away", error=str(error))
             except Exception:
                 log.exception("sweep_broke")
 

@@ -14,7 +14,7 @@ from service.api import problems
 from service.api.dependencies import Parts
 from service.api.doorman import Doorman
 from service.api.routes import edits, health, jobs, models, predict, probes, relations, versions
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.doorbell import Doorbell
 from service.predictor_client import PredictorClient
 from service.settings import Settings
@@ -92,9 +92,9 @@ def _refuse_without_key(parts: Parts) -> None:
     try:
         with parts.database.transaction() as s:
             usable = any(key.revoked_at is None for key in keys.list_keys(s))
-    except AWAY as error:
+    except DatabaseAway as error:
         # Each request looks its key up anyway; until the database is back, none gets in.
-        log.warning("database_away", error=type(error).__name__)
+        log.warning("database_away", error=str(error))
         return
     if not usable:
         raise NoKey(
