@@ -382,6 +382,7 @@ def test_progress_is_recorded_but_not_more_than_twice_a_second(bench: Bench, dat
     job_id = post(database, edit=fake.SLOW)
 
     def go_after_a_while() -> None:
+        wait_until(lambda: fake.SLOW in tries(bench.settings.store_dir))
         time.sleep(2.0)
         (bench.settings.store_dir / "go").touch()
 
