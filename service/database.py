@@ -34,6 +34,11 @@ class Database:
             pool_pre_ping=True,
             connect_args={
                 "connect_timeout": 3,
+                # A host that vanished is noticed within some ten seconds, and not when the kernel gives up.
+                "keepalives_idle": 5,
+                "keepalives_interval": 2,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 10_000,
                 # A stuck lock or query is an error for one caller, never a queue of all of them.
                 "options": "-c lock_timeout=5000 -c statement_timeout=30000 -c timezone=UTC",
             },

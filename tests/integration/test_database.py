@@ -1,15 +1,19 @@
 """What the database's errors count as: it is away, or something is wrong."""
 
+import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from service import jobs
 from service.database import Database, DatabaseAway
 from tests.support.api import problem, serve
+from tests.support.tcp import port_before
 
 PASSING = ("08006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03")
 LASTING = ("53100", "54000", "58030", "42P01", "22021", "XX000")
@@ -66,3 +70,23 @@ def test_only_a_database_that_is_away_is_worth_a_second_try(
         response = api.http.get("/jobs")
         problem(response, status, code)
         assert ("retry-after" in response.headers) == (status == 503)
+
+
+def test_a_host_that_vanishes_is_noticed_soon(database_url: str) -> None:
+    folder = make_url(database_url).query["host"]
+    assert isinstance(folder, str)
+    with port_before(Path(folder) / ".s.PGSQL.5432") as port:
+        database = Database(f"postgresql://postgres@127.0.0.1:{port}/factedit")
+        with database.transaction() as s:
+            driver = s.connection().connection.driver_connection
+            assert driver is not None
+            with socket.socket(fileno=os.dup(driver.fileno())) as tcp:
+                assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                options = (
+                    socket.TCP_KEEPIDLE,
+                    socket.TCP_KEEPINTVL,
+                    socket.TCP_KEEPCNT,
+                    socket.TCP_USER_TIMEOUT,
+                )
+                assert [tcp.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [5, 2, 3, 10_000]
+        database.close()
