@@ -112,6 +112,22 @@ def list_models() -> None:
     out.print(table)
 
 
+def verify_version(model: str, version: str) -> None:
+    # Imports torch too.
+    from factedit.checkpoint_store import CheckpointError, CheckpointStore
+    from workers.verification import verify
+
+    with record(get_settings()) as settings, database(settings) as db:
+        try:
+            found = verify(db, CheckpointStore(settings.store_dir), model, version)
+        except CheckpointError as error:
+            raise StackError(
+                f"{version} can't be served. {error} Put {error.digest} back into {settings.store_dir} "
+                "from a backup, bit for bit, and verify again; or roll back."
+            ) from error
+    out.print(f"{found.id} is whole; it is {found.state}.")
+
+
 def create_key(name: str, scopes: Iterable[str]) -> None:
     with record(get_settings()) as settings, database(settings) as db, db.transaction() as s:
         key, secret = keys.create(s, name, scopes)
