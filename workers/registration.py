@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import NoCurvature
 from factedit.facts import Probe
+from factedit.leftovers import UNFINISHED
 from factedit.manifests import Manifest
 from factedit.methods.detectors import measured
 from factedit.model_sources import ModelInfo, import_source
@@ -144,7 +145,7 @@ def _registered(s: Session, name: str, source: str) -> Model | None:
 
 def _import(store: CheckpointStore, source: str) -> tuple[ModelInfo, str]:
     # On the store's own disk: the system's temporary folder may be small.
-    with tempfile.TemporaryDirectory(dir=store.path / "tmp") as scratch:
+    with tempfile.TemporaryDirectory(dir=store.path / UNFINISHED) as scratch:
         folder = Path(scratch) / "model"
         info = import_source(source, folder)
         return info, store.publish_root(folder)
