@@ -17,9 +17,16 @@ PASSING = (
 )
 """How the SQLSTATE begins of what the database says while it is away, starting or overloaded."""
 
+NO_SCHEMA = ("42P01", "42703")
+"""The SQLSTATE of a table or column that is not there."""
+
 
 class DatabaseAway(Exception):
     """The database does not answer, or not in time. Trying again later may help."""
+
+
+class NotMigrated(Exception):
+    """The database lacks a table or column of ours: its schema is an older one, or there is none."""
 
 
 class Database:
@@ -50,9 +57,9 @@ class Database:
         """A session whose work is committed at the end, or undone if anything is raised.
 
         Raises:
-            DatabaseAway: at the end it may or may not have been committed.
+            DatabaseAway: at the end it may or may not have been committed. NotMigrated.
         """
-        with telling_when_away(), self._sessions() as session:
+        with telling_what_is_wrong(), self._sessions() as session:
             try:
                 yield session
                 session.commit()
@@ -70,15 +77,17 @@ class Database:
 
 
 @contextmanager
-def telling_when_away() -> Iterator[None]:
-    """Raises DatabaseAway in the place of what the driver raises, if trying again later may help."""
+def telling_what_is_wrong() -> Iterator[None]:
+    """Raises DatabaseAway or NotMigrated in the place of what the driver raises, if it is one of these."""
     try:
         yield
     except SQLAlchemyError as error:
-        if not _is_away(error):
-            raise
-        cause = type(getattr(error, "orig", None) or error).__name__
-        raise DatabaseAway(f"The database does not answer ({cause}).") from error
+        if _is_away(error):
+            cause = type(getattr(error, "orig", None) or error).__name__
+            raise DatabaseAway(f"The database does not answer ({cause}).") from error
+        if _sqlstate(error) in NO_SCHEMA:
+            raise NotMigrated("The database lacks the newest schema; run `factedit db upgrade`.") from error
+        raise
 
 
 def _is_away(error: SQLAlchemyError) -> bool:
@@ -86,11 +95,15 @@ def _is_away(error: SQLAlchemyError) -> bool:
         return isinstance(error, TimeoutError)
     if error.connection_invalidated:
         return True
-    state = getattr(error.orig, "sqlstate", None)
+    state = _sqlstate(error)
     if state is None:
         # The server said nothing. What the driver refuses by itself is of other kinds.
         return isinstance(error, (OperationalError, InterfaceError))
-    return str(state).startswith(PASSING)
+    return state.startswith(PASSING)
+
+
+def _sqlstate(error: SQLAlchemyError) -> str | None:
+    return getattr(getattr(error, "orig", None), "sqlstate", None)
 
 
 def sqlalchemy_url(url: str) -> str:

@@ -5,18 +5,18 @@ from importlib import resources
 from alembic import command
 from alembic.config import Config
 
-from service.database import sqlalchemy_url, telling_when_away
+from service.database import sqlalchemy_url, telling_what_is_wrong
 
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Raises DatabaseAway."""
-    with telling_when_away():
+    with telling_what_is_wrong():
         command.upgrade(_config(url), revision)
 
 
 def downgrade(url: str, revision: str = "base") -> None:
     """Raises DatabaseAway."""
-    with telling_when_away():
+    with telling_what_is_wrong():
         command.downgrade(_config(url), revision)
 
 

@@ -31,15 +31,8 @@ Every refusal is `application/problem+json` with a stable `code`.
 log = structlog.get_logger()
 
 
-class NoKey(RuntimeError):
-    """The API would be open to nobody."""
-
-
 def create_app(settings: Settings) -> FastAPI:
-    """The API over a migrated database.
-
-    Starting it raises NoKey when there is no API key, unless FACTEDIT_INSECURE_NO_AUTH is set.
-    """
+    """The API over a migrated database. Starting it raises what `refuse_without_key` raises."""
     logs.configure()
     database = Database(settings.database_url, pool_size=10, max_overflow=settings.api_threads)
     made = Parts(
@@ -52,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.api_threads
-        await anyio.to_thread.run_sync(_refuse_without_key, made)
+        await anyio.to_thread.run_sync(refuse_without_key, made)
         yield
         await made.predictor.close()
         made.doorbell.close()
@@ -86,7 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _refuse_without_key(parts: Parts) -> None:
+def refuse_without_key(parts: Parts) -> None:
+    """Raises NoKey, unless FACTEDIT_INSECURE_NO_AUTH is set; NotMigrated."""
     if parts.settings.insecure_no_auth:
         return
     try:
@@ -97,7 +91,7 @@ def _refuse_without_key(parts: Parts) -> None:
         log.warning("database_away", error=str(error))
         return
     if not usable:
-        raise NoKey(
+        raise keys.NoKey(
             "There is no API key. Make one with `factedit key create NAME --scopes admin`, or set "
             "FACTEDIT_INSECURE_NO_AUTH=true on loopback."
         )

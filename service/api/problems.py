@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.api.body import BadBody, escape
-from service.database import DatabaseAway
+from service.database import DatabaseAway, NotMigrated
 from service.errors import ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -86,6 +86,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(DatabaseAway, _away)
+    app.add_exception_handler(NotMigrated, _unforeseen)
     app.add_exception_handler(SQLAlchemyError, _unforeseen)
     app.add_exception_handler(IntegrityError, _raced)
     app.add_exception_handler(Exception, _outermost)
