@@ -101,6 +101,20 @@ def test_words_too_long_for_an_index_come_with_the_new_schema_and_go_with_it(
         probes.create(s, model, "user", [{**row, "prompt": "short", "object": "x"}])
 
 
+def test_aliases_keep_their_history_from_the_newest_schema_on(database: Database, database_url: str) -> None:
+    with database.transaction() as s:
+        add_model(s)
+    database.engine.dispose()
+    downgrade(database_url, "0003")
+    astray = text("update aliases set generation = generation + 1")
+    with database.transaction() as s:
+        s.execute(astray)
+    database.engine.dispose()
+    upgrade(database_url)
+    with pytest.raises(Exception, match="not where its history says"), database.transaction() as s:
+        s.execute(astray)
+
+
 def test_the_database_itself_refuses_a_revert_of_nothing(database: Database) -> None:
     with database.transaction() as s:
         job_id = add_job(s, add_model(s)).id
