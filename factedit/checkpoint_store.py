@@ -4,7 +4,7 @@
     overlays/<digest>      safetensors, named by the SHA-256 of its bytes; packed, of the unpacked ones
     manifests/<version>.json
     statistics/<key>       safetensors that can be computed anew, with their SHA-256 before them
-    tmp/                   what is being written; nothing in here is ever read
+    tmp/                   what is being written; nothing in here is ever read (factedit.leftovers)
 
 A name appears by one rename, after its bytes and its folder are on the disk. So a crash leaves
 either the whole object or an unnamed leftover, never half of one.
@@ -27,6 +27,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from factedit.disk import StorageFull
+from factedit.leftovers import UNFINISHED
 from factedit.packing import RootTensor, Unpackable, pack, root_of, unpack
 
 LISTING = "root.json"
@@ -62,7 +63,7 @@ class CheckpointStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._verified: set[str] = set()
-        for folder in ("roots", "overlays", "manifests", "statistics", "tmp"):
+        for folder in ("roots", "overlays", "manifests", "statistics", UNFINISHED):
             (path / folder).mkdir(parents=True, exist_ok=True)
 
     # Roots
@@ -217,7 +218,7 @@ class CheckpointStore:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        path = self.path / "tmp" / os.urandom(12).hex()
+        path = self.path / UNFINISHED / os.urandom(12).hex()
         try:
             yield path
         except OSError as error:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from service.errors import Conflict, Invalid
-from service.tables import IdempotencyKey
+from service.tables import NOW, IdempotencyKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +68,9 @@ def finish(
         )
     )
     s.flush()
+
+
+def expire(s: Session, days: int) -> None:
+    """Forget answers that are older."""
+    kept_for = func.make_interval(0, 0, 0, days)
+    s.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < NOW - kept_for))

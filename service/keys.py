@@ -17,6 +17,10 @@ Scope = Literal["predict", "edit", "promote", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 
+class NoKey(Exception):
+    """The API would be open to nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who asks, and what they may do. `admin` may do everything."""

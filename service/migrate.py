@@ -5,15 +5,19 @@ from importlib import resources
 from alembic import command
 from alembic.config import Config
 
-from service.database import sqlalchemy_url
+from service.database import sqlalchemy_url, telling_what_is_wrong
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    command.upgrade(_config(url), revision)
+    """Raises DatabaseAway."""
+    with telling_what_is_wrong():
+        command.upgrade(_config(url), revision)
 
 
 def downgrade(url: str, revision: str = "base") -> None:
-    command.downgrade(_config(url), revision)
+    """Raises DatabaseAway."""
+    with telling_what_is_wrong():
+        command.downgrade(_config(url), revision)
 
 
 def _config(url: str) -> Config:

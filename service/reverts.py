@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs, versions
 from service.errors import Conflict
-from service.tables import PRODUCTION, Alias, AliasMove, EditRow, Job, Model, Version
+from service.tables import PRODUCTION, Alias, EditRow, Job, Model, Version
 
 INHERITED = ("method", "blocks", "constraint", "gate")
 """Choices that a revert takes over from the job that made production."""
@@ -148,14 +148,8 @@ def _check(s: Session, job: Job, production: str) -> None:
 
 
 def _was_in_production(s: Session, job: Job) -> bool:
-    if job.candidate_version_id is None:
-        return False
-    moves = select(AliasMove.id).where(
-        AliasMove.model_id == job.model_id,
-        AliasMove.alias == PRODUCTION,
-        AliasMove.to_version_id == job.candidate_version_id,
-    )
-    return s.scalar(moves.limit(1)) is not None
+    candidate = job.candidate_version_id
+    return candidate is not None and versions.was_in_production(s, job.model_id, candidate)
 
 
 def _maker(s: Session, version_id: str) -> Job | None:

@@ -27,6 +27,8 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_edits: int = Field(default=10_000, ge=1)
     max_queued_jobs: int = Field(default=1000, ge=1)
+    idempotency_days: int = Field(default=7, ge=1)
+    """For how long the first answer to a POST is kept under its Idempotency-Key."""
     long_poll_max_seconds: float = Field(default=60.0, ge=0)
 
     # The predictor

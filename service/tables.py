@@ -177,7 +177,7 @@ class EditRow(Base):
     """One edit of a job's batch. With `erase`, `new_object` is what is trained in the old one's place."""
 
     __tablename__ = "edits"
-    __table_args__ = (UniqueConstraint("job_id", "position"), Index("edits_by_subject", "subject"))
+    __table_args__ = (UniqueConstraint("job_id", "position"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
@@ -245,7 +245,8 @@ class ProbeRow(Base):
     __tablename__ = "probes"
     __table_args__ = (
         _one_of("source", "catalogue", "user"),
-        UniqueConstraint("model_id", "prompt", "object"),
+        # Over digests: words may be longer than an index takes.
+        Index("one_probe_of_its_words", "model_id", text("md5(prompt)"), text("md5(object)"), unique=True),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

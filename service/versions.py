@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from factedit.facts import Edit
-from service import leases, models
+from service import jobs, leases, models
 from service.errors import Invalid, NotFound
 from service.ids import is_id
 from service.leases import Claim
 from service.paging import Page, page
-from service.tables import PRODUCTION, Alias, EditRow, Json, LedgerEntry, Model, Version
+from service.tables import PRODUCTION, Alias, AliasMove, EditRow, Json, LedgerEntry, Model, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def resolve(s: Session, reference: str, field: str = "model") -> tuple[Model, Ve
 
 
 def quarantine(s: Session, version_id: str) -> None:
-    """The version's bytes no longer match their digest: nothing serves it until an operator mends it."""
+    """The version's bytes no longer match their digest: nothing serves it until `lift_quarantine`."""
     version = s.get_one(Version, version_id, with_for_update=True)
     version.state = "quarantined"
 
@@ -108,6 +108,39 @@ def quarantine_digest(s: Session, digest: str) -> list[str]:
     for version_id in found:
         quarantine(s, version_id)
     return found
+
+
+def lift_quarantine(s: Session, version_id: str) -> Version:
+    """The version's bytes are whole again, which the caller has seen: it is again what it was.
+
+    What that is, the record tells: its job may have ended and production may have moved meanwhile.
+    """
+    version = s.get_one(Version, version_id)
+    # Locked in the order in which a promotion locks them.
+    job = None if version.job_id is None else jobs.get(s, version.job_id, lock=True)
+    production = s.get_one(Alias, (version.model_id, PRODUCTION), with_for_update=True)
+    s.refresh(version, with_for_update=True)
+    if version.state != "quarantined":
+        return version
+    if production.version_id == version.id:
+        version.state = "production"
+    elif was_in_production(s, version.model_id, version.id):
+        version.state = "superseded"
+    elif job is not None and job.status in ("failed", "cancelled"):
+        version.state = "refused"
+    else:
+        version.state = "candidate"
+    return version
+
+
+def was_in_production(s: Session, model_id: str, version_id: str) -> bool:
+    """Whether it is or ever was."""
+    moves = select(AliasMove.id).where(
+        AliasMove.model_id == model_id,
+        AliasMove.alias == PRODUCTION,
+        AliasMove.to_version_id == version_id,
+    )
+    return s.scalar(moves.limit(1)) is not None
 
 
 def ledger(s: Session, version_id: str, subject: str | None = None) -> list[EditRow]:

@@ -9,9 +9,11 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 model_app = typer.Typer(no_args_is_help=True, help="Register base models, and list them.")
+version_app = typer.Typer(no_args_is_help=True, help="See whether a version's bytes are whole.")
 key_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 db_app = typer.Typer(no_args_is_help=True, help="The database's schema.")
 app.add_typer(model_app, name="model")
+app.add_typer(version_app, name="version")
 app.add_typer(key_app, name="key")
 app.add_typer(db_app, name="db")
 
@@ -75,6 +77,14 @@ def model_list() -> None:
     from workers.operations import list_models
 
     list_models()
+
+
+@version_app.command("verify")
+def version_verify(model: str, version: str) -> None:
+    """Read a version's bytes: end its quarantine if they are whole, begin it if they are not."""
+    from workers.operations import verify_version
+
+    verify_version(model, version)
 
 
 @key_app.command("create")

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from service import keys, migrate, models
-from service.database import Database
+from service.database import Database, DatabaseAway, NotMigrated
 from service.errors import ServiceError
+from service.keys import NoKey
 from service.settings import Settings, get_settings
 from workers.stack import threads
 from workers.stack.errors import StackError
@@ -34,8 +35,10 @@ def complaints() -> Iterator[None]:
     """What is wrong is said in a sentence; a traceback is for what nobody foresaw."""
     try:
         yield
-    except (StackError, ServiceError) as error:
+    except (StackError, ServiceError, NoKey, NotMigrated) as error:
         sys.exit(f"factedit: {error}")
+    except DatabaseAway as error:
+        sys.exit(f"factedit: {error} {getattr(error.__cause__, 'orig', '')}")
     except ValidationError as error:
         wrong = ((".".join(map(str, e["loc"])).upper(), e["msg"]) for e in error.errors())
         sys.exit("factedit: " + "; ".join(f"FACTEDIT_{name}: {why}" for name, why in wrong))
@@ -74,7 +77,8 @@ def add_default_model(settings: Settings) -> None:
 
 
 def add_model(name: str, source: str) -> None:
-    # Imports torch, which no other command here needs.
+    # Imports torch, which most other commands do without.
+    from factedit.disk import StorageFull
     from factedit.models import ModelError
     from workers.registration import register
 
@@ -90,7 +94,7 @@ def add_model(name: str, source: str) -> None:
                 bar.update(task, description=doing, completed=done, total=total)
 
             model = register(db, settings, name, source, told)
-    except ModelError as error:
+    except (ModelError, StorageFull) as error:
         raise StackError(str(error)) from error
     known, probes = model.info["known"], model.info["probes"]
     out.print(f"{name} is registered: {model.n_parameters:,} parameters; it knows {known} of {probes} facts.")
@@ -110,6 +114,22 @@ def list_models() -> None:
                 after = model.id
             more = page.has_more
     out.print(table)
+
+
+def verify_version(model: str, version: str) -> None:
+    # Imports torch too.
+    from factedit.checkpoint_store import CheckpointError, CheckpointStore
+    from workers.verification import verify
+
+    with record(get_settings()) as settings, database(settings) as db:
+        try:
+            found = verify(db, CheckpointStore(settings.store_dir), model, version)
+        except CheckpointError as error:
+            raise StackError(
+                f"{version} can't be served. {error} Put {error.digest} back into {settings.store_dir} "
+                "from a backup, bit for bit, and verify again; or roll back."
+            ) from error
+    out.print(f"{found.id} is whole; it is {found.state}.")
 
 
 def create_key(name: str, scopes: Iterable[str]) -> None:

@@ -11,9 +11,14 @@ DRAIN_SECONDS = 5
 def run_api() -> None:
     import uvicorn
 
+    from service.api.app import refuse_without_key
+    from service.api.asgi import app
+
     settings = get_settings()
+    # The server refuses too when it starts, but with a traceback.
+    refuse_without_key(app.state.parts)
     uvicorn.run(
-        "service.api.asgi:app",
+        app,
         host=settings.api_host,
         port=settings.api_port,
         access_log=False,

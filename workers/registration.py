@@ -3,11 +3,13 @@
 Run by the operator's command line in a process of its own; loads torch.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from transformers.utils.logging import disable_progress_bar
@@ -15,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from factedit.checkpoint_store import CheckpointStore
 from factedit.curvature import NoCurvature
 from factedit.facts import Probe
+from factedit.leftovers import UNFINISHED
 from factedit.manifests import Manifest
 from factedit.methods.auto import gates_read
 from factedit.methods.detectors import measured
@@ -26,8 +29,9 @@ from factedit.scoring import score_probes
 from factedit.specs import ConstraintSpec, MethodSpec
 from factedit.task import EditingError, plan
 from service import models, probes
+from service.api.text import Name
 from service.database import Database
-from service.errors import Conflict
+from service.errors import Conflict, Invalid
 from service.settings import Settings
 from service.tables import Model, Version
 from workers import kept
@@ -49,9 +53,10 @@ def register(
     answers to them, the baseline of every later comparison. Registering the same again changes nothing.
 
     Raises:
-        Conflict: the name is another source's.
+        Invalid: no path of the API could hold the name. Conflict: the name is another source's.
         ModelError: the source can't be brought in. StorageFull.
     """
+    check_name(name)
     disable_progress_bar()  # of transformers; ours is told of by `progress`
     told = progress or (lambda *_: None)
     with database.transaction() as s:
@@ -84,6 +89,19 @@ def register(
         if found is None:
             raise
         return found
+
+
+def check_name(name: str) -> None:
+    """Raises Invalid, which proposes a name that will do."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError as error:
+        fit = re.sub(r"[^A-Za-z0-9._-]+", "-", name.rpartition("/")[2]).strip("._-")[:100] or "model"
+        raise Invalid(
+            f"A model can't be called {name!r}: a name begins with a letter or digit and has at most 100 "
+            f"letters, digits, '.', '_' and '-'. {fit!r} would do.",
+            param="name",
+        ) from error
 
 
 def measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, told: ProgressFn) -> None:
@@ -133,7 +151,7 @@ def _registered(s: Session, name: str, source: str) -> Model | None:
 
 def _import(store: CheckpointStore, source: str) -> tuple[ModelInfo, str]:
     # On the store's own disk: the system's temporary folder may be small.
-    with tempfile.TemporaryDirectory(dir=store.path / "tmp") as scratch:
+    with tempfile.TemporaryDirectory(dir=store.path / UNFINISHED) as scratch:
         folder = Path(scratch) / "model"
         info = import_source(source, folder)
         return info, store.publish_root(folder)

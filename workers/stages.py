@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from service import leases, versions
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.doorbell import Doorbell
 from service.leases import Claim
 from service.settings import Settings
@@ -57,7 +57,7 @@ class Stages:
                 self._carry_out(claim)
             if not self._stopping.is_set():
                 self._child.start()  # after a fault: a new one, warm when the next job comes
-                with suppress(*AWAY):
+                with suppress(DatabaseAway):
                     ring_for_waiting(self._database, self._doorbell)
         finally:
             self.busy = False
@@ -68,9 +68,9 @@ class Stages:
         try:
             with self._database.transaction() as s:
                 return leases.claim(s, stage, self._worker, self._settings.lease_seconds)
-        except AWAY as error:
+        except DatabaseAway as error:
             # The sweeper rings again once the database is back.
-            log.warning("database_away", error=type(error).__name__)
+            log.warning("database_away", error=str(error))
             return None
 
     def _carry_out(self, claim: Claim) -> None:
@@ -96,7 +96,7 @@ class Stages:
             bound.info("worker_stops")
             self._child.end(GRACE_SECONDS)
             # Tried once: if the database is away too, the lease runs out.
-            with suppress(*AWAY), self._database.transaction() as s:
+            with suppress(DatabaseAway), self._database.transaction() as s:
                 leases.hand_back(s, claim, "The worker was told to stop.")
         except Exception as error:
             bound.exception("stage_broke")

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from service import leases
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.leases import Claim
 from service.tables import Job, Phase, Stage
 from workers.warm_child import WarmChild
@@ -105,10 +105,10 @@ class Supervisor:
                 state = leases.renew(s, claim, self._lease)
                 if state == "held" and (news.phase is not None or news.progress is not None):
                     leases.note(s, claim, phase=news.phase, progress=news.progress)
-        except AWAY as error:
+        except DatabaseAway as error:
             # The work goes on: while the database is away nobody can take the job from us, and sweepers
             # wait a lease after that.
-            log.warning("database_away", job=claim.job_id, error=type(error).__name__)
+            log.warning("database_away", job=claim.job_id, error=str(error))
             return
         if state == "lost":
             raise ClaimLost
@@ -129,8 +129,8 @@ class Supervisor:
             try:
                 with self._database.transaction() as s:
                     return write(s)
-            except AWAY as error:
-                log.warning("database_away", error=type(error).__name__)
+            except DatabaseAway as error:
+                log.warning("database_away", error=str(error))
                 if self._stopping.wait(AGAIN_SECONDS):
                     raise WorkerStops from error
 

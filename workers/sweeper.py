@@ -1,4 +1,4 @@
-"""Takes up what fell: frees jobs whose worker was not heard of, and rings again for whatever waits.
+"""Takes up what fell: frees jobs whose worker was not heard of, rings again for whatever waits, cleans up.
 
 A thread in each worker; of all of them, in all workers, one sweeps at a time.
 """
@@ -11,12 +11,16 @@ import structlog
 from sqlalchemy import text
 
 from service import leases
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.doorbell import STAGES, Doorbell
 from service.settings import Settings
+from workers.housekeeping import keep_house
 
 LOCK = 0x7EED_0001
 """The advisory lock of whoever sweeps; any number that nobody else uses in this database."""
+
+HOUSEKEEPING_SECONDS = 3600.0
+"""Between two looks for what can be thrown away."""
 
 DEAF_SECONDS = 20.0
 """An idle worker that leaves a ring unanswered for so long no longer listens."""
@@ -45,7 +49,7 @@ class Sweeper:
         self._settings, self._database, self._doorbell = settings, database, doorbell
         self._busy, self._on_deaf, self._deaf_seconds = busy, on_deaf, deaf_seconds
         self._unanswered_since: float | None = None
-        self._reaps_from = 0.0
+        self._reaps_from = self._keeps_house_from = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -69,6 +73,12 @@ class Sweeper:
         """While the database was away nobody could renew a lease: each gets another one's time."""
         return time.monotonic() >= self._reaps_from
 
+    def keep_house(self) -> None:
+        """At most once in HOUSEKEEPING_SECONDS, even if it fails."""
+        if time.monotonic() >= self._keeps_house_from:
+            self._keeps_house_from = time.monotonic() + HOUSEKEEPING_SECONDS
+            keep_house(self._settings, self._database)
+
     def listen(self) -> None:
         """Find out whether this worker still hears its bells."""
         if self._busy() or not any(self._doorbell.unanswered(stage) for stage in STAGES):
@@ -85,9 +95,10 @@ class Sweeper:
             try:
                 self.listen()
                 self.sweep()
-            except AWAY as error:
+                self.keep_house()
+            except DatabaseAway as error:
                 self._reaps_from = time.monotonic() + self._settings.lease_seconds
-                log.warning("database_away", error=type(error).__name__)
+                log.warning("database_away", error=str(error))
             except Exception:
                 log.exception("sweep_broke")
 

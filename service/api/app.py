@@ -14,7 +14,7 @@ from service.api import problems
 from service.api.dependencies import Parts
 from service.api.doorman import Doorman
 from service.api.routes import edits, health, jobs, models, predict, probes, relations, versions
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.doorbell import Doorbell
 from service.predictor_client import PredictorClient
 from service.settings import Settings
@@ -31,15 +31,8 @@ Every refusal is `application/problem+json` with a stable `code`.
 log = structlog.get_logger()
 
 
-class NoKey(RuntimeError):
-    """The API would be open to nobody."""
-
-
 def create_app(settings: Settings) -> FastAPI:
-    """The API over a migrated database.
-
-    Starting it raises NoKey when there is no API key, unless FACTEDIT_INSECURE_NO_AUTH is set.
-    """
+    """The API over a migrated database. Starting it raises what `refuse_without_key` raises."""
     logs.configure()
     database = Database(settings.database_url, pool_size=10, max_overflow=settings.api_threads)
     made = Parts(
@@ -52,7 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.api_threads
-        await anyio.to_thread.run_sync(_refuse_without_key, made)
+        await anyio.to_thread.run_sync(refuse_without_key, made)
         yield
         await made.predictor.close()
         made.doorbell.close()
@@ -86,18 +79,19 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _refuse_without_key(parts: Parts) -> None:
+def refuse_without_key(parts: Parts) -> None:
+    """Raises NoKey, unless FACTEDIT_INSECURE_NO_AUTH is set; NotMigrated."""
     if parts.settings.insecure_no_auth:
         return
     try:
         with parts.database.transaction() as s:
             usable = any(key.revoked_at is None for key in keys.list_keys(s))
-    except AWAY as error:
+    except DatabaseAway as error:
         # Each request looks its key up anyway; until the database is back, none gets in.
-        log.warning("database_away", error=type(error).__name__)
+        log.warning("database_away", error=str(error))
         return
     if not usable:
-        raise NoKey(
+        raise keys.NoKey(
             "There is no API key. Make one with `factedit key create NAME --scopes admin`, or set "
             "FACTEDIT_INSECURE_NO_AUTH=true on loopback."
         )

@@ -131,7 +131,7 @@ async def _once(
             min_length=1,
             max_length=255,
             pattern=r"^[\x21-\x7e]+$",
-            description="Repeat a POST with the same key and body and get the first answer again.",
+            description="Repeat a POST within some days with the same key and body: the first answer again.",
         ),
     ] = None,
 ) -> Once:

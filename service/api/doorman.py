@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import keys
 from service.api import problems
 from service.api.body import BadBody
-from service.database import AWAY, Database
+from service.database import Database, DatabaseAway
 from service.ids import new_id
 from service.keys import Actor
 from service.settings import Settings
@@ -110,7 +110,7 @@ class Doorman:
         if scheme.lower() == "bearer" and secret:
             try:
                 actor = await run_in_threadpool(self._look_up, secret.strip())
-            except AWAY as error:
+            except DatabaseAway as error:
                 raise _Refused(problems.away(request_id)) from error
         if actor is None:
             raise _Refused(

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from service.api.body import BadBody, escape
-from service.database import AWAY
+from service.database import DatabaseAway, NotMigrated
 from service.errors import ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -85,7 +85,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(SQLAlchemyError, _database)
+    app.add_exception_handler(DatabaseAway, _away)
+    app.add_exception_handler(NotMigrated, _unforeseen)
+    app.add_exception_handler(SQLAlchemyError, _unforeseen)
     app.add_exception_handler(IntegrityError, _raced)
     app.add_exception_handler(Exception, _outermost)
 
@@ -199,11 +201,9 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _database(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, AWAY):
-        log.warning("database_away", error=type(error).__name__)
-        return away(request_id(request))
-    return await _unforeseen(request, error)
+async def _away(request: Request, error: Exception) -> JSONResponse:
+    log.warning("database_away", error=str(error))
+    return away(request_id(request))
 
 
 async def _raced(request: Request, error: Exception) -> JSONResponse:

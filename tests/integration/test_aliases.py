@@ -180,6 +180,56 @@ def test_history_can_not_be_rewritten(database: Database, model: Model) -> None:
         assert s.query(AliasMove).count() == 1
 
 
+MOVE = """
+insert into alias_moves (model_id, alias, kind, to_version_id, generation, actor)
+select id, 'production', 'set', :v, :generation, 'somebody' from models
+"""
+SET = "update aliases set version_id = :v, generation = generation + 1 where name = 'production'"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update aliases set version_id = :v",
+        SET,
+        "update aliases set generation = generation + 1",
+        "update aliases set name = 'canary'",
+        "delete from aliases",
+        "insert into aliases (model_id, name, version_id, generation) select id, 'canary', :v, 1 from models",
+        MOVE,
+    ],
+)
+def test_no_alias_moves_without_its_line_of_history_nor_is_a_line_written_without_a_move(
+    database: Database, model: Model, statement: str
+) -> None:
+    promoted(database, model)
+    before = production(database, model)
+    with pytest.raises(Exception, match="not where its history says"), database.transaction() as s:
+        s.execute(text(statement), {"v": model.root_version_id, "generation": 3})
+    assert production(database, model) == before
+
+
+@pytest.mark.parametrize("statements", [(MOVE, SET), (SET, MOVE)])
+def test_a_move_by_hand_with_its_line_is_a_move_whichever_is_written_first(
+    database: Database, model: Model, statements: tuple[str, ...]
+) -> None:
+    promoted(database, model)
+    with database.transaction() as s:
+        for statement in statements:
+            s.execute(text(statement), {"v": model.root_version_id, "generation": 3})
+    assert production(database, model) == model.root_version_id
+
+
+def test_an_alias_may_move_more_than_once_in_a_transaction(database: Database, model: Model) -> None:
+    root, new = production(database, model), promoted(database, model)
+    with database.transaction() as s:
+        for version in (root, new, root):
+            aliases.set_alias(s, model, "canary", version, actor="t")
+        aliases.delete(s, model, "canary", actor="t")
+    with database.transaction() as s:
+        assert [alias.name for alias in aliases.list_aliases(s, model)] == ["production"]
+
+
 def test_a_deleted_alias_comes_back_at_a_higher_generation(database: Database, model: Model) -> None:
     root = production(database, model)
     with database.transaction() as s:

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
 from service import keys
-from service.api.app import NoKey, create_app
+from service.api.app import create_app
 from service.database import Database
 from service.ids import new_id
 from service.settings import Settings
@@ -183,14 +183,14 @@ def test_readiness_names_the_parts_that_are_away(api: Api) -> None:
 
 def test_it_does_not_start_without_a_key(database: Database, database_url: str) -> None:
     app = create_app(Settings(database_url=database_url, redis_url=NOWHERE))
-    with pytest.raises(NoKey, match="factedit key create"), TestClient(app):
+    with pytest.raises(keys.NoKey, match="factedit key create"), TestClient(app):
         pass
 
 
 def test_it_does_not_start_with_revoked_keys_only(database: Database, database_url: str) -> None:
     add_key(database, ["admin"], revoked=True)
     app = create_app(Settings(database_url=database_url, redis_url=NOWHERE))
-    with pytest.raises(NoKey), TestClient(app):
+    with pytest.raises(keys.NoKey), TestClient(app):
         pass
 
 

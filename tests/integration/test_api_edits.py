@@ -359,6 +359,19 @@ def test_a_base_that_may_not_serve_is_refused(api: Api, model: Model, state: str
     assert counts(api.database) == before
 
 
+def test_a_production_in_quarantine_is_named_with_what_to_do(api: Api, model: Model) -> None:
+    version = promoted_version(api.database, model)
+    with api.database.transaction() as s:
+        versions.quarantine(s, version.id)
+    before = counts(api.database)
+    said = problem(api.http.post("/edits", json=batch(FRANCE)), 409, "version_quarantined")
+    assert counts(api.database) == before
+    assert pointers(said) == []
+    verify = f"factedit version verify toy {version.id}"
+    for words in ("Production", "POST /models/toy/rollback", verify):
+        assert words in said["detail"]
+
+
 def test_a_full_queue_says_when_to_come_back(
     database: Database, database_url: str, redis_url: str, model: Model
 ) -> None:

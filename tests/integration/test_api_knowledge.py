@@ -1,5 +1,6 @@
 """Relations and probes: the catalogue's, and the users' own."""
 
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -193,6 +194,14 @@ def test_a_probe_that_is_there_already_is_refused_and_none_of_its_batch_is_kept(
 def test_a_probe_twice_in_one_batch_is_refused(api: Api, model: Model) -> None:
     body = {"model": "toy", "probes": [WATER, {**WATER, "prompt": " Water boils at "}]}
     assert pointers(refused(api, "/probes", body, 409, "probe_exists")) == ["/probes/1"]
+
+
+def test_the_longest_words_are_taken_in_any_script_and_once_only(api: Api, model: Model) -> None:
+    words = random.Random(0)
+    prompt, target = ("".join(chr(words.randint(0x4E00, 0x9FFF)) for _ in range(n)) for n in (2000, 500))
+    body = {"model": "toy", "probes": [{"prompt": prompt, "object": target}]}
+    assert api.http.post("/probes", json=body).status_code == 201
+    refused(api, "/probes", body, 409, "probe_exists")
 
 
 def test_two_who_add_the_same_probe_in_one_moment_are_told_who_was_first(api: Api, model: Model) -> None:

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from service import aliases, leases, models, reports, versions
 from service.database import Database
@@ -150,6 +151,19 @@ def test_a_poison_job_ends_as_worker_lost_after_three_tries(
     assert "memory" in job.error["message"]
     assert tries(bench.settings.store_dir).count(fake.KILLED) == 3
     assert types(database, job_id).count("requeued") == 2
+
+
+def test_what_the_database_will_never_take_ends_the_job_too(
+    bench: Bench, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(s: Session, *_: object) -> None:
+        s.execute(text("do $$ begin raise exception 'too long' using errcode = '54000'; end $$"))
+
+    monkeypatch.setattr(versions, "publish_candidate", refuse)
+    job_id = post(database)
+    bench.work()
+    error = read(database, job_id).error
+    assert error is not None and error["code"] == "worker_lost"
 
 
 def test_a_killed_child_is_replaced_and_the_job_succeeds(bench: Bench, database: Database) -> None:
@@ -368,6 +382,7 @@ def test_progress_is_recorded_but_not_more_than_twice_a_second(bench: Bench, dat
     job_id = post(database, edit=fake.SLOW)
 
     def go_after_a_while() -> None:
+        wait_until(lambda: fake.SLOW in tries(bench.settings.store_dir))
         time.sleep(2.0)
         (bench.settings.store_dir / "go").touch()
 

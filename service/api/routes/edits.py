@@ -92,6 +92,13 @@ def _checked(s: Session, parts: Parts, body: EditsIn) -> tuple[Model, Version, l
         )
     model = models.get(s, body.model)
     _, base = versions.resolve(s, f"{model.name}@{body.base_version or PRODUCTION}")
+    if base.state == "quarantined" and body.base_version is None:
+        raise Conflict(
+            f"Production, {base.id}, is quarantined: its bytes no longer match their digest. Roll back "
+            f"(POST /models/{model.name}/rollback), or have the bytes put back and `factedit version verify "
+            f"{model.name} {base.id}` run.",
+            code="version_quarantined",
+        )
     if base.state in ("refused", "quarantined"):
         raise Conflict(
             f"{base.id} is {base.state}; build on another version.",

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from service.api.body import StrictRoute
 from service.api.dependencies import Parts, PartsOf
-from service.database import AWAY
+from service.database import DatabaseAway
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 Word = Literal["ok", "away"]
@@ -47,7 +47,7 @@ async def readyz(parts: PartsOf) -> JSONResponse:
 def _database(parts: Parts) -> bool:
     try:
         parts.database.ping()
-    except AWAY:
+    except DatabaseAway:
         return False
     return True
 
