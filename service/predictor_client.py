@@ -68,14 +68,13 @@ class PredictorClient:
         Raises:
             WeightsCorrupt; Unavailable: no predictor answers, or all are full; Invalid.
         """
-        names = question.candidates
         body = {
             "root_digest": question.root_digest,
             "overlay_digest": question.overlay_digest,
             "prompts": list(question.prompts),
             "max_tokens": question.max_tokens,
             "top_k": question.top_k,
-            "candidates": None if names is None else [list(names)] * len(question.prompts),
+            "candidates": None if question.candidates is None else list(question.candidates),
         }
         return await self._post("/predict", body, len(question.prompts))
 

@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     insecure_no_auth: bool = False
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_edits: int = Field(default=10_000, ge=1)
+    max_ranked: int = Field(default=4096, ge=1)
+    """Prompts times candidates of one request."""
     max_queued_jobs: int = Field(default=1000, ge=1)
     long_poll_max_seconds: float = Field(default=60.0, ge=0)
 
@@ -37,6 +39,8 @@ class Settings(BaseSettings):
     predictor_threads: int = Field(default=1, ge=1)
     predictor_batch: int = Field(default=64, ge=1)
     predictor_queue: int = Field(default=256, ge=1)
+    predictor_ranked: int = Field(default=16_384, ge=1)
+    """Prompts times candidates that may wait at a predictor, of all requests together."""
     overlays_cached: int = Field(default=64, ge=1)
     overlay_cache_bytes: int = Field(default=2 << 30, ge=0)
 

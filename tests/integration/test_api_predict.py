@@ -101,7 +101,7 @@ def test_candidates_and_likely_tokens_are_asked_for(api: Api, model: Model) -> N
     assert [[c["text"] for c in a["candidates"]] for a in answers] == [["Rome", "Paris"]] * 2
     assert [len(a["top_k"]) for a in answers] == [2, 2]
     asked = api.predictor.asked[0]
-    assert asked["candidates"] == [["Rome", "Paris"]] * 2
+    assert asked["candidates"] == ["Rome", "Paris"]
     assert (asked["top_k"], asked["max_tokens"]) == (2, 0)
 
 
@@ -135,6 +135,21 @@ def test_more_prompts_than_a_predictor_takes_are_refused(
         said = problem(api.http.post("/predict", json=body), 422, "invalid_request")
         assert pointers(said) == ["/prompts"] and api.predictor.asked == []
         assert api.http.post("/predict", json={**body, "prompts": ["x", "y"]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("prompts", "candidates", "limit"),
+    [(["x"] * 5, ["Rome"] * 1000, "4,096"), (["x" * 10_000], ["Rome"] * 50, "500,000")],
+    ids=["many", "long"],
+)
+def test_more_to_rank_than_a_predictor_reads_in_time_is_refused_with_the_limit(
+    api: Api, model: Model, prompts: list[str], candidates: list[str], limit: str
+) -> None:
+    body = {"model": "toy", "prompts": prompts, "candidates": candidates}
+    said = problem(api.http.post("/predict", json=body), 422, "too_many_candidates")
+    assert pointers(said) == ["/candidates"] and limit in said["detail"]
+    assert api.predictor.asked == []
+    assert api.http.post("/predict", json={**body, "candidates": candidates[:40]}).status_code == 200
 
 
 # Which version

@@ -79,8 +79,7 @@ class PaperPredictor:
             "stopped": True,
             "top_k": [{"token": " x", "probability": 0.5}] * question["top_k"] if question["top_k"] else None,
             "candidates": [
-                {"text": name, "log_probability": -1.0, "probability": 0.5}
-                for name in question["candidates"][place]
+                {"text": name, "log_probability": -1.0, "probability": 0.5} for name in question["candidates"]
             ]
             if question["candidates"]
             else None,

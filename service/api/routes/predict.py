@@ -1,5 +1,6 @@
 """POST /predict: ask any version; two at once with `compare_to`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -20,9 +21,13 @@ from service.api.schemas.predict import (
 )
 from service.errors import Invalid
 from service.predictor_client import Question, WeightsCorrupt
+from service.settings import Settings
 from service.tables import Model, Version
 
 router = APIRouter(tags=["predict"], route_class=StrictRoute)
+MAX_RANKED_CHARACTERS = 500_000
+"""What a predictor on two cores reads within the time that the API waits for it, about."""
+
 log = structlog.get_logger()
 
 
@@ -98,9 +103,30 @@ def _look_up(parts: Parts, body: PredictIn) -> tuple[Asked, Asked | None, list[s
         else:
             assert body.subject is not None and body.relation is not None
             prompts = relations.get(s, body.relation).training_prompts(body.subject)[:1]
-    if len(prompts) > parts.settings.predictor_queue:
-        raise Invalid(f"At most {parts.settings.predictor_queue} prompts in a request.", pointer="/prompts")
+    _check_size(parts.settings, prompts, body.candidates or ())
     return asked, other, prompts
+
+
+def _check_size(settings: Settings, prompts: Sequence[str], candidates: Sequence[str]) -> None:
+    """Each candidate is read after each prompt: of long lists, or a long text, the product is what costs."""
+    if len(prompts) > settings.predictor_queue:
+        raise Invalid(f"At most {settings.predictor_queue} prompts in a request.", pointer="/prompts")
+    ranked = len(prompts) * len(candidates)
+    if ranked > settings.max_ranked:
+        raise Invalid(
+            f"{len(prompts)} prompts with {len(candidates)} candidates each are {ranked:,} to rank; "
+            f"at most {settings.max_ranked:,} in a request. Ask in several.",
+            code="too_many_candidates",
+            pointer="/candidates",
+        )
+    characters = len(candidates) * sum(map(len, prompts)) + len(prompts) * sum(map(len, candidates))
+    if characters > MAX_RANKED_CHARACTERS:
+        raise Invalid(
+            f"Every candidate after every prompt makes {characters:,} characters to read; "
+            f"at most {MAX_RANKED_CHARACTERS:,} in a request. Ask in several.",
+            code="too_many_candidates",
+            pointer="/candidates",
+        )
 
 
 def _resolve(model: Model, version: Version) -> Asked:

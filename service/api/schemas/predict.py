@@ -28,7 +28,11 @@ class PredictIn(Body):
     subject: Words | None = None
     relation: Words | None = None
     candidates: list[Words] | None = Field(
-        default=None, min_length=1, max_length=1000, description="Answers to rank after each prompt."
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="Answers to rank after each prompt. Prompts times candidates are at most 4,096, "
+        "unless whoever runs this service has set another limit.",
     )
     top_k: int | None = Field(default=None, ge=1, le=100, description="The most probable next tokens.")
     max_tokens: int = Field(default=16, ge=0, le=1024, description="0: rank only, generate nothing.")
