@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+MOST_EDITS = 100_000
+"""Of one batch, whatever an operator sets: more are not even looked at."""
+
 
 class Settings(BaseSettings):
     """One set of settings for the API, the workers and the predictor."""
@@ -25,7 +28,7 @@ class Settings(BaseSettings):
     api_threads: int = Field(default=32, ge=1)
     insecure_no_auth: bool = False
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
-    max_edits: int = Field(default=10_000, ge=1)
+    max_edits: int = Field(default=10_000, ge=1, le=MOST_EDITS)
     max_ranked: int = Field(default=4096, ge=1)
     """Prompts times candidates of one request."""
     max_queued_jobs: int = Field(default=1000, ge=1)

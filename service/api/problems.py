@@ -143,12 +143,12 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     entries = [_entry(raw) for raw in error.errors()[:MAX_ERRORS]]
     first = entries[0]
     where = first["pointer"] if first["pointer"] is not None else first["param"]
-    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    more = f" (and {len(entries) - 1} more{' at least' if len(entries) == MAX_ERRORS else ''})"
     return problem(
         status=422,
         code="invalid_request",
         title="The request is not valid",
-        detail=f"{where or 'The body'}: {first['message']}{more}",
+        detail=f"{where or 'The body'}: {first['message']}{more if len(entries) > 1 else ''}",
         request_id=request_id(request),
         errors=entries,
         param=where or None,

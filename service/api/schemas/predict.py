@@ -24,13 +24,16 @@ class PredictIn(Body):
         description="`model` (its production version), `model@alias`, `model@root` or `model@ver_…`."
     )
     prompt: FreePrompt | None = None
-    prompts: list[FreePrompt] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)
+    prompts: list[FreePrompt] | None = Field(
+        default=None, min_length=1, max_length=MAX_PROMPTS, fail_fast=True
+    )
     subject: Words | None = None
     relation: Words | None = None
     candidates: list[Words] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,
+        fail_fast=True,
         description="Answers to rank after each prompt. Prompts times candidates are at most 4,096, "
         "unless whoever runs this service has set another limit.",
     )
