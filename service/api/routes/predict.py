@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import anyio
 import anyio.to_thread
-import structlog
 from fastapi import APIRouter
 
 from service import relations, versions
+from service.api.asking import ask
 from service.api.body import StrictRoute
 from service.api.dependencies import Parts, PartsOf, Predictor
 from service.api.schemas.predict import (
@@ -28,8 +27,6 @@ router = APIRouter(tags=["predict"], route_class=StrictRoute)
 MAX_RANKED_CHARACTERS = 500_000
 """What a predictor on two cores reads within the time that the API waits for it, about."""
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -46,29 +43,18 @@ async def predict(body: PredictIn, parts: PartsOf, _: Predictor) -> PredictOut:
     asked, other, prompts = await anyio.to_thread.run_sync(_look_up, parts, body)
     answered: dict[Asked, VersionAnswers] = {}
 
-    async def ask(which: Asked) -> None:
-        answered[which] = await answers(parts, which, prompts, body)
-
-    await ask(asked)
-    if other is not None and other not in answered:
-        await ask(other)
+    for which in (asked, other):
+        if which is not None and which not in answered:
+            answered[which] = await answers(parts, which, prompts, body)
     return PredictOut(**answered[asked].model_dump(), compared=None if other is None else answered[other])
 
 
 async def answers(parts: Parts, asked: Asked, prompts: list[str], body: PredictIn) -> VersionAnswers:
-    """One version's answers. A version whose bytes are damaged is quarantined, never replaced by another.
-
-    Raises:
-        WeightsCorrupt, Unavailable, Invalid.
-    """
+    """One version's answers. Raises what service.api.asking does."""
     question = Question(
         asked.root_digest, asked.overlay_digest, prompts, body.max_tokens, body.top_k, body.candidates
     )
-    try:
-        found = await parts.predictor.ask(question)
-    except WeightsCorrupt as damaged:
-        await anyio.to_thread.run_sync(quarantine, parts, damaged.digest)
-        raise
+    found = await ask(parts, question)
     return VersionAnswers(
         model=asked.model,
         model_version=asked.version,
@@ -133,10 +119,3 @@ def _resolve(model: Model, version: Version) -> Asked:
     if version.state == "quarantined":
         raise WeightsCorrupt(version.overlay_digest or model.root_digest)
     return Asked(model.name, version.id, model.root_digest, version.overlay_digest)
-
-
-def quarantine(parts: Parts, digest: str) -> None:
-    """No version that is made of damaged bytes is served any more."""
-    with parts.database.transaction() as s:
-        found = versions.quarantine_digest(s, digest)
-    log.error("quarantined", digest=digest, versions=found)

@@ -9,6 +9,7 @@ from factedit.presets import misfit
 from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
 from service.api.schemas.common import Body, Json, in_parts
 from service.api.text import PromptText, Reference, Words, clean, printable
+from service.planning import ASKED
 from service.settings import MOST_EDITS
 
 MAX_WORDINGS = 50
@@ -138,9 +139,13 @@ class PlannedEdit(BaseModel):
     prompt: str = Field(description="What the edit is scored on.")
     training_prompts: list[str] = Field(description="What it would be trained in: your words first.")
     evaluation_prompts: list[str] = Field(description="Scored, never trained on.")
-    current_answer: str | None = Field(description="What the base answers today; null if nobody could say.")
+    current_answer: str | None = Field(
+        description="What the base answers today; null if nobody could say in time, and after the first "
+        f"{ASKED} edits, of which alone it is asked."
+    )
     already_right: bool | None = Field(
-        description="Whether that is the new object, or, for `erase`, does not mention the old one."
+        description="Whether that is the new object, or, for `erase`, does not mention the old one; null: "
+        "not asked."
     )
     supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
     rivals: list[Rival] = Field(
