@@ -46,6 +46,8 @@ class PaperPredictor:
     dead: set[str] = field(default_factory=set)
     """Hosts that take no connection."""
     broken: Exception | None = None
+    may_ask: bool = True
+    """Whether the token that it is sent is its own."""
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.host in self.dead:
@@ -53,7 +55,7 @@ class PaperPredictor:
         if self.broken is not None:
             raise self.broken
         if request.url.path == "/readyz":
-            return httpx2.Response(200, json={"ready": True})
+            return httpx2.Response(200, json={"ready": True, "may_ask": self.may_ask})
         question = json.loads(request.content)
         if request.url.path == "/warm":
             self.warmed.append((question["root_digest"], question["overlay_digest"]))

@@ -235,7 +235,14 @@ def test_liveness_and_readiness_need_no_token() -> None:
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["roots"] == [ROOT]
+    assert ready.json() == {"ready": True, "roots": [ROOT], "may_ask": False}
+
+
+@pytest.mark.parametrize(("token", "sent"), [("right", "right"), ("", "any"), ("", None)])
+def test_readiness_says_who_may_ask(token: str, sent: str | None) -> None:
+    headers = {} if sent is None else {"Authorization": f"Bearer {sent}"}
+    with predictor(token=token) as client:
+        assert client.get("/readyz", headers=headers).json()["may_ask"]
 
 
 def test_warming_answers_with_the_roots_in_memory() -> None:
