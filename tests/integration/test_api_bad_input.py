@@ -478,9 +478,32 @@ def test_an_address_that_is_not_there_is_a_refusal_in_the_same_form(api: Api) ->
 
 
 def test_a_method_that_is_not_possible_is_told_which_are(api: Api) -> None:
-    response = api.http.delete("/edits")
-    said = problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "POST" and "POST" in said["detail"]
+    for path, allowed in (
+        ("/edits", "POST"),
+        ("/relations", "GET, POST"),
+        ("/models/toy/aliases/mine", "GET, PUT, DELETE"),
+        ("/docs", "GET"),
+    ):
+        response = api.http.patch(path)
+        said = problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed and f"possible: {allowed}." in said["detail"]
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "method", "path", "body"),
+    [
+        ("If-Match", "*x", "PUT", ALIAS, {"version": "root"}),
+        ("Last-Event-ID", "x", "GET", f"/jobs/{new_id('job')}/events", None),
+        ("Idempotency-Key", "a b", "POST", "/edits", EDITS),
+    ],
+)
+def test_a_wrong_header_is_named(
+    api: Api, header: str, value: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    headers = {header: value, "Accept": "text/event-stream"}
+    said = problem(api.http.request(method, path, json=body, headers=headers), 422)
+    (entry,) = said["errors"]
+    assert (entry["pointer"], entry["param"].lower()) == (None, header.lower())
 
 
 def test_what_breaks_in_here_is_told_without_its_words(api: Api, capfd: pytest.CaptureFixture[str]) -> None:

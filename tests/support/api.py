@@ -14,6 +14,7 @@ from sqlalchemy import literal, select, text, union_all
 
 from service import aliases, jobs, keys, leases, versions
 from service.api.app import create_app
+from service.api.problems import Problem
 from service.database import Database
 from service.ids import new_id
 from service.leases import Claim
@@ -141,6 +142,7 @@ def problem(response: httpx2.Response, status: int, code: str | None = None) -> 
     assert response.headers["content-type"] == PROBLEM, shown
     said: dict[str, Any] = response.json()
     assert said.keys() >= MEMBERS, shown
+    Problem.model_validate(said, strict=True)
     assert said["status"] == status, shown
     assert said["type"] == f"urn:factedit:problem:{said['code']}", shown
     assert said["title"] and said["detail"], shown
