@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+import structlog
 
 from service.errors import Invalid, ServiceError, Unavailable
 from service.settings import Settings
@@ -17,6 +18,8 @@ MARGIN_SECONDS = 2.0
 """The predictor gives up before we do, so that its own words reach the user."""
 WARM_SECONDS = 5.0
 """Whoever has not read a version by then has too much to do to read it ahead."""
+
+log = structlog.get_logger()
 
 
 class WeightsCorrupt(ServiceError):
@@ -33,6 +36,17 @@ class WeightsCorrupt(ServiceError):
             retry_after=60,
         )
         self.digest = digest
+
+
+class CannotAnswer(ServiceError):
+    """The predictor is well and the bytes are whole, and still there is no answer: it would be so again."""
+
+    status = 500
+    code = "version_cannot_answer"
+    title = "The version can't answer"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why} To ask again does not help: ask another version, or roll back.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +80,15 @@ class PredictorClient:
         """One answer a prompt: text, n_tokens, stopped, top_k, candidates.
 
         Raises:
-            WeightsCorrupt; Unavailable: no predictor answers, or all are full; Invalid.
+            WeightsCorrupt; CannotAnswer; Unavailable: no predictor answers, or all are full; Invalid.
         """
-        names = question.candidates
         body = {
             "root_digest": question.root_digest,
             "overlay_digest": question.overlay_digest,
             "prompts": list(question.prompts),
             "max_tokens": question.max_tokens,
             "top_k": question.top_k,
-            "candidates": None if names is None else [list(names)] * len(question.prompts),
+            "candidates": None if question.candidates is None else list(question.candidates),
         }
         return await self._post("/predict", body, len(question.prompts))
 
@@ -90,13 +103,16 @@ class PredictorClient:
         await asyncio.gather(*(told(url) for url in self._urls))
 
     async def ready(self) -> bool:
-        """Whether any predictor answers."""
+        """Whether any predictor answers, and would answer us."""
         for url in self._urls:
             try:
-                if (await self._http.get(f"{url}/readyz", timeout=2.0)).status_code == 200:
-                    return True
+                response = await self._http.get(f"{url}/readyz", timeout=2.0)
             except httpx2.TransportError:
                 continue
+            may_ask = _said(response).get("may_ask")  # false: FACTEDIT_PREDICTOR_TOKEN is not the predictor's
+            if response.status_code == 200 and may_ask:
+                return True
+            log.error("predictor_not_ready", url=url, status=response.status_code, may_ask=may_ask)
         return False
 
     async def close(self) -> None:
@@ -136,30 +152,45 @@ def _answers(response: httpx2.Response, count: int) -> list[dict[str, Any]] | No
     return answers if isinstance(answers, list) and len(answers) == count else None
 
 
-def _refusal(response: httpx2.Response) -> ServiceError:
+def _said(response: httpx2.Response) -> dict[str, Any]:
+    """The response's members, if it has any."""
     try:
         said = response.json()
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        said = {}
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _refusal(response: httpx2.Response) -> ServiceError:
+    said = _said(response)
     code, message = said.get("code", ""), said.get("message", "")
-    match code:
-        case "corrupt_checkpoint":
+    match response.status_code, code:
+        case _, "corrupt_checkpoint":
             return WeightsCorrupt(said.get("digest", ""))
+        case _, "bad_request":
+            return Invalid(message, code="invalid_request")
+        case 413, _:
+            return Invalid(
+                "Too many prompts and candidates for one question; ask in several.", code="body_too_large"
+            )
+        case _, "overloaded":
+            wait = response.headers.get("Retry-After", "1")
+            return Unavailable(message, code="overloaded", retry_after=int(wait) if wait.isdecimal() else 1)
+    # The user can do nothing about these; whoever runs the service must hear of them.
+    log.error(
+        "predictor_refused",
+        url=str(response.request.url),
+        status=response.status_code,
+        code=code,
+        message=message,
+    )
+    match code:
+        case "internal":
+            return CannotAnswer(message or "This version could not answer.")
         case "missing_checkpoint":
             return Unavailable(
                 "The version's files are not in the store.", code="version_missing", retry_after=60
             )
-        case "bad_request":
-            return Invalid(message, code="invalid_request")
-        case "body_too_large":
-            return Invalid(
-                "Too many prompts and candidates for one question; ask in several.", code="body_too_large"
-            )
-        case "overloaded":
-            wait = response.headers.get("Retry-After", "1")
-            return Unavailable(message, code="overloaded", retry_after=int(wait) if wait.isdecimal() else 1)
     return Unavailable(
         "The predictor can't answer at the moment; try again shortly.", code="predictor_away", retry_after=2
     )

@@ -8,6 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+MOST_EDITS = 100_000
+"""Of one batch, whatever an operator sets: more are not even looked at."""
+
 
 class Settings(BaseSettings):
     """One set of settings for the API, the workers and the predictor."""
@@ -25,7 +28,9 @@ class Settings(BaseSettings):
     api_threads: int = Field(default=32, ge=1)
     insecure_no_auth: bool = False
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
-    max_edits: int = Field(default=10_000, ge=1)
+    max_edits: int = Field(default=10_000, ge=1, le=MOST_EDITS)
+    max_ranked: int = Field(default=4096, ge=1)
+    """Prompts times candidates of one request."""
     max_queued_jobs: int = Field(default=1000, ge=1)
     idempotency_days: int = Field(default=7, ge=1)
     """For how long the first answer to a POST is kept under its Idempotency-Key."""
@@ -39,6 +44,8 @@ class Settings(BaseSettings):
     predictor_threads: int = Field(default=1, ge=1)
     predictor_batch: int = Field(default=64, ge=1)
     predictor_queue: int = Field(default=256, ge=1)
+    predictor_ranked: int = Field(default=16_384, ge=1)
+    """Prompts times candidates that may wait at a predictor, of all requests together."""
     overlays_cached: int = Field(default=64, ge=1)
     overlay_cache_bytes: int = Field(default=2 << 30, ge=0)
 

@@ -13,6 +13,7 @@ from service import keys, logs
 from service.api import problems
 from service.api.dependencies import Parts
 from service.api.doorman import Doorman
+from service.api.openapi import Documented
 from service.api.routes import edits, health, jobs, models, predict, probes, relations, versions
 from service.database import Database, DatabaseAway
 from service.doorbell import Doorbell
@@ -51,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         made.doorbell.close()
         database.close()
 
-    app = FastAPI(
+    app = Documented(
         title="Factedit",
         version="0.1.0",
         description=DESCRIPTION,
@@ -59,13 +60,6 @@ def create_app(settings: Settings) -> FastAPI:
         middleware=[Middleware(Doorman, settings=settings, database=database)],
         redirect_slashes=False,
         redoc_url=None,
-        responses={
-            422: {
-                "model": problems.Problem,
-                "description": "Every error has this form.",
-                "content": {problems.MEDIA_TYPE: {}},
-            }
-        },
     )
     app.state.parts = made
     problems.install(app)

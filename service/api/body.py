@@ -1,17 +1,26 @@
-"""Strict JSON: what Python's parser lets through but no honest client sends is refused."""
+"""Strict JSON: what Python's parser lets through but no honest client sends is refused.
+
+A large body is parsed and checked on a thread, so that everybody else's request goes on meanwhile.
+"""
 
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+import anyio.to_thread
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope
 
 MAX_DEPTH = 64
 MAX_DIGITS = 300
+MAX_KEYS = 64
+LARGE = 16 << 10
+"""Bytes; less is done by the time a thread has begun."""
 
 
 class BadBody(HTTPException):
@@ -23,12 +32,25 @@ class BadBody(HTTPException):
 
 
 class StrictRequest(Request):
-    """A request whose JSON is parsed by the rules below."""
+    """A request whose JSON is parsed by the rules below, and, if it is large, checked as well."""
+
+    def __init__(self, scope: Scope, receive: Receive, field: Any) -> None:
+        super().__init__(scope, receive)
+        self._field = field  # of FastAPI, whose type has no public name
+        self.faults: list[Any] = []
+        """What is wrong with a large body's fields."""
 
     async def json(self) -> Any:
+        """The body's value; of a large one the model of it, or what no model takes if it has `faults`."""
         if not hasattr(self, "_json"):
-            self._json = parse(await self.body())
+            raw = await self.body()
+            large = len(raw) > LARGE
+            self._json = await anyio.to_thread.run_sync(self._checked, raw) if large else parse(raw)
         return self._json
+
+    def _checked(self, raw: bytes) -> Any:
+        value, self.faults = self._field.validate(parse(raw), {}, loc=("body",))
+        return object() if self.faults else value
 
 
 class StrictRoute(APIRoute):
@@ -38,7 +60,14 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def strict(request: Request) -> Response:
-            return await handler(StrictRequest(request.scope, request.receive))
+            own = StrictRequest(request.scope, request.receive, self.body_field)
+            try:
+                return await handler(own)
+            except RequestValidationError as error:
+                if not own.faults:
+                    raise
+                others = [each for each in error.errors() if each["loc"][0] != "body"]
+                raise RequestValidationError([*others, *own.faults]) from error
 
         return strict
 
@@ -47,8 +76,8 @@ def parse(raw: bytes) -> Any:
     """The JSON value.
 
     Raises:
-        BadBody: bad UTF-8, no JSON, NaN or infinities, a doubled key, a number too long, too deep,
-            NUL or lone surrogates in any string.
+        BadBody: bad UTF-8, no JSON, NaN or infinities, a doubled key, a number too long, too deep, too
+            many keys, NUL or lone surrogates in any string.
     """
     try:
         text = raw.decode("utf-8")
@@ -70,31 +99,47 @@ def parse(raw: bytes) -> Any:
 
 
 def _check(root: Any) -> None:
-    """Depth, numbers and strings, without recursion: the input is not ours."""
-    open_values: list[tuple[Any, str, int]] = [(root, "", 1)]
-    while open_values:
-        value, pointer, depth = open_values.pop()
-        if isinstance(value, str):
-            _check_text(value, pointer)
-        elif isinstance(value, float) and not math.isfinite(value):
-            message = "Not a finite number of reasonable size; send one."
-            raise BadBody("invalid_number", message, pointer, 422)
-        elif isinstance(value, dict | list):
-            if depth > MAX_DEPTH:
-                raise BadBody("too_deep", f"The body is nested deeper than {MAX_DEPTH} levels.")
-            pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            for key, item in pairs:
-                if isinstance(key, str):
-                    _check_text(key, pointer)
-                open_values.append((item, f"{pointer}/{escape(str(key))}", depth + 1))
+    """Depth, keys, numbers and strings, without recursion: the input is not ours."""
+    levels = [_pairs([root])]
+    keys: list[object] = []  # of the values whose insides are being looked at, the root's first
+    while levels:
+        for key, value in levels[-1]:
+            if (fault := _fault(key)) is not None:
+                raise BadBody(*fault, _pointer(keys), 422)
+            if (fault := _fault(value)) is not None:
+                raise BadBody(*fault, _pointer([*keys, key]), 422)
+            if isinstance(value, dict | list):
+                if len(levels) > MAX_DEPTH:
+                    raise BadBody("too_deep", f"The body is nested deeper than {MAX_DEPTH} levels.")
+                levels.append(_pairs(value))
+                keys.append(key)
+                break
+        else:
+            levels.pop()
+            del keys[-1:]
 
 
-def _check_text(text: str, pointer: str) -> None:
-    if "\0" in text:
-        raise BadBody("invalid_text", "A string contains the character NUL; remove it.", pointer, 422)
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        message = "A string contains half of a surrogate pair; send whole characters."
-        raise BadBody("invalid_text", message, pointer, 422)
+def _pairs(value: dict[str, Any] | list[Any]) -> Iterator[tuple[object, Any]]:
+    return iter(value.items()) if isinstance(value, dict) else enumerate(value)
+
+
+def _fault(value: object) -> tuple[str, str] | None:
+    """The code and message of what is wrong with a key or value itself, whatever is inside it."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "invalid_text", "A string contains the character NUL; remove it."
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            return "invalid_text", "A string contains half of a surrogate pair; send whole characters."
+    elif isinstance(value, float) and not math.isfinite(value):
+        return "invalid_number", "Not a finite number of reasonable size; send one."
+    elif isinstance(value, dict) and len(value) > MAX_KEYS:
+        return "too_many_keys", f"An object has {len(value):,} keys; none that we take has over {MAX_KEYS}."
+    return None
+
+
+def _pointer(keys: Sequence[object]) -> str:
+    """Of the value with the last key; the first is the root's own."""
+    return "".join(f"/{escape(str(key))}" for key in keys[1:])
 
 
 def escape(part: str) -> str:

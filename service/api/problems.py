@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from service.api.body import BadBody, escape
 from service.database import DatabaseAway, NotMigrated
@@ -18,6 +19,7 @@ from service.errors import ServiceError
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 100
+METHODS = ("GET", "POST", "PUT", "DELETE")
 
 log = structlog.get_logger()
 
@@ -25,10 +27,12 @@ log = structlog.get_logger()
 class FieldError(BaseModel):
     """One thing that is wrong in a request."""
 
-    pointer: str | None = Field(description="JSON pointer into the body; null for a parameter.")
+    pointer: str | None = Field(description="JSON pointer into the body; null for a header or a parameter.")
     code: str
     message: str
-    param: str | None = None
+    param: str | None = Field(
+        default=None, description="The name of the header, or of the parameter in the address."
+    )
 
 
 class OpenAIError(BaseModel):
@@ -96,7 +100,8 @@ def from_service_error(error: ServiceError, request_id: str) -> JSONResponse:
     extra = dict(error.extra)
     errors = extra.pop("errors", None)
     if errors is None and (error.pointer is not None or error.param is not None):
-        errors = [{"pointer": error.pointer, "code": error.code, "message": error.detail}]
+        entry = {"pointer": error.pointer, "code": error.code, "message": error.detail}
+        errors = [entry if error.pointer is not None else {**entry, "param": error.param}]
     headers = extra.pop("headers", {})
     if error.retry_after is not None:
         headers = {**headers, "Retry-After": str(error.retry_after)}
@@ -145,12 +150,12 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     entries = [_entry(raw) for raw in error.errors()[:MAX_ERRORS]]
     first = entries[0]
     where = first["pointer"] if first["pointer"] is not None else first["param"]
-    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    more = f" (and {len(entries) - 1} more{' at least' if len(entries) == MAX_ERRORS else ''})"
     return problem(
         status=422,
         code="invalid_request",
         title="The request is not valid",
-        detail=f"{where or 'The body'}: {first['message']}{more}",
+        detail=f"{where or 'The body'}: {first['message']}{more if len(entries) > 1 else ''}",
         request_id=request_id(request),
         errors=entries,
         param=where or None,
@@ -181,6 +186,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
     code, detail, errors = title.lower().replace(" ", "_"), str(error.detail), None
+    headers = error.headers
     if isinstance(error, BadBody):
         code = error.code
         detail = f"{error.pointer}: {detail}" if error.pointer else detail
@@ -188,7 +194,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     elif error.status_code == 404:
         detail = f"There is nothing at {request.url.path}; see /docs for what there is."
     elif error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(_methods(request))
+        headers = {"Allow": allowed}
         detail = f"{request.method} is not possible at {request.url.path}; possible: {allowed}."
     return problem(
         status=error.status_code,
@@ -197,8 +204,20 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         detail=detail,
         request_id=request_id(request),
         errors=errors,
-        headers=error.headers,
+        headers=headers,
     )
+
+
+def _methods(request: Request) -> list[str]:
+    """Those that any route has at this address: the framework names only its first route's."""
+    return [
+        method
+        for method in METHODS
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.routes
+        )
+    ]
 
 
 async def _away(request: Request, error: Exception) -> JSONResponse:

@@ -178,6 +178,14 @@ def test_readiness_names_the_parts_that_are_away(api: Api) -> None:
     assert said == {"ready": True, "database": "ok", "redis": "away", "predictor": "away"}
 
 
+def test_a_predictor_that_does_not_know_our_token_is_not_ready_and_that_is_logged(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.predictor.may_ask = False
+    assert api.http.get("/readyz").json()["predictor"] == "away"
+    assert "predictor_not_ready" in (said := capsys.readouterr().err) and "may_ask=false" in said
+
+
 # Whether it starts at all
 
 

@@ -1,5 +1,7 @@
 """Whatever is sent, the answer is a refusal in the one form: never a 500, and nothing is stored."""
 
+import json
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from service.api.body import MAX_DEPTH
 from service.database import Database
 from service.ids import new_id
-from tests.support.api import Api, counts, model_of, pointers, problem, serve
+from tests.support.api import Api, add_key, bearer, counts, model_of, pointers, problem, serve
 
 JSON = {"Content-Type": "application/json"}
 FRANCE = {"subject": "France", "relation": "capital", "new_object": "Rome"}
@@ -155,6 +157,60 @@ def test_a_size_is_refused_before_the_key_is_looked_at(api: Api) -> None:
     headers = {**JSON, "Authorization": "Bearer wrong"}
     response = api.http.post("/edits", content=TEN_MEGABYTES, headers=headers)
     problem(response, 413, "content_too_large")
+
+
+# What is large, and wrong all over
+
+MANY: list[Any] = [0] * 100_001
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code", "pointer", "count"),
+    [
+        ("/edits", {"model": "toy", "edits": MANY}, "invalid_request", "/edits", 1),
+        ("/edits", {"model": "toy", "edits": MANY[:-1]}, "invalid_request", "/edits/0", 100),
+        ("/probes", {"model": "toy", "probes": MANY[:1000]}, "invalid_request", "/probes/0", 100),
+        ("/predict", {"model": "toy", "prompts": MANY}, "invalid_request", "/prompts/0", 1),
+        ("/predict", {f"{key}": 1 for key in range(50_000)}, "too_many_keys", "", 1),
+        ("/edits", {"model": "toy", "edits": [FRANCE, dict.fromkeys(map(str, range(65)))]},
+         "too_many_keys", "/edits/1", 1),
+    ],
+    ids=["too many", "every edit", "every probe", "every prompt", "keys", "an edit's keys"],
+)  # fmt: skip
+def test_of_many_faults_only_the_first_are_looked_for(
+    api: Api, path: str, body: dict[str, Any], code: str, pointer: str, count: int
+) -> None:
+    said = problem(api.http.post(path, json=body), 422, code)
+    assert (pointers(said)[0], len(said["errors"])) == (pointer, count)
+
+
+def test_faults_far_down_a_list_are_pointed_at_where_they_stand(api: Api) -> None:
+    edits = [FRANCE] * 777
+    edits[555] = edits[556] = {**FRANCE, "subject": 5}  # type: ignore[dict-item]
+    said = problem(api.http.post("/edits?dry_run=maybe", json={**EDITS, "edits": edits}), 422)
+    assert pointers(said) == [None, "/edits/555/subject", "/edits/556/subject"]
+
+
+def test_a_large_body_is_read_beside_the_event_loop_and_a_small_one_at_once(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def parse(raw: bytes) -> Any:
+        threads.append(threading.current_thread().name)
+        return json.loads(raw)
+
+    monkeypatch.setattr("service.api.body.parse", parse)
+    for count in (1, 1000):
+        problem(api.http.post("/edits", json={**EDITS, "edits": [FRANCE] * count, "seed": -1}), 422)
+    assert "AnyIO worker thread" not in threads[0] and "AnyIO worker thread" in threads[1]
+
+
+def test_a_large_body_is_refused_whom_a_small_one_would_be(api: Api) -> None:
+    reader = bearer(add_key(api.database, ["predict"]))
+    for count in (1, 1000):
+        body = {**EDITS, "edits": [{"subject": 5}] * count}
+        problem(api.http.post("/edits", json=body, headers=reader), 403, "missing_scope")
 
 
 # What is JSON, and wrong
@@ -308,7 +364,7 @@ def test_what_only_looks_like_a_number_is_refused(api: Api, field: str, value: A
 def test_a_thousand_wrong_edits_are_a_hundred_entries(api: Api) -> None:
     body = {"model": "toy", "edits": [{**FRANCE, "new_object": ""}] * 1000}
     said = problem(api.http.post("/edits", json=body), 422, "invalid_request")
-    assert len(said["errors"]) == 100 and "and 999 more" in said["detail"]
+    assert len(said["errors"]) == 100 and "and 99 more at least" in said["detail"]
 
 
 # What stands in the address and in the headers
@@ -422,9 +478,32 @@ def test_an_address_that_is_not_there_is_a_refusal_in_the_same_form(api: Api) ->
 
 
 def test_a_method_that_is_not_possible_is_told_which_are(api: Api) -> None:
-    response = api.http.delete("/edits")
-    said = problem(response, 405, "method_not_allowed")
-    assert response.headers["allow"] == "POST" and "POST" in said["detail"]
+    for path, allowed in (
+        ("/edits", "POST"),
+        ("/relations", "GET, POST"),
+        ("/models/toy/aliases/mine", "GET, PUT, DELETE"),
+        ("/docs", "GET"),
+    ):
+        response = api.http.patch(path)
+        said = problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed and f"possible: {allowed}." in said["detail"]
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "method", "path", "body"),
+    [
+        ("If-Match", "*x", "PUT", ALIAS, {"version": "root"}),
+        ("Last-Event-ID", "x", "GET", f"/jobs/{new_id('job')}/events", None),
+        ("Idempotency-Key", "a b", "POST", "/edits", EDITS),
+    ],
+)
+def test_a_wrong_header_is_named(
+    api: Api, header: str, value: str, method: str, path: str, body: dict[str, Any] | None
+) -> None:
+    headers = {header: value, "Accept": "text/event-stream"}
+    said = problem(api.http.request(method, path, json=body, headers=headers), 422)
+    (entry,) = said["errors"]
+    assert (entry["pointer"], entry["param"].lower()) == (None, header.lower())
 
 
 def test_what_breaks_in_here_is_told_without_its_words(api: Api, capfd: pytest.CaptureFixture[str]) -> None:

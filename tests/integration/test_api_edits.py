@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from factedit.facts import ERASED
 from factedit.relations import builtin_catalogue
-from service import versions
+from service import batches, planning, versions
 from service.database import Database
 from service.ids import new_id
 from service.tables import EditRow, Model
@@ -424,10 +424,34 @@ def test_a_dry_run_asks_the_version_it_would_build_on(api: Api, model: Model) ->
     assert [asked["overlay_digest"] for asked in api.predictor.asked] == [base.overlay_digest, None]
 
 
-def test_a_dry_run_of_many_edits_asks_about_all_of_them(api: Api, model: Model) -> None:
-    edits = [{**FRANCE, "subject": f"Land {i}"} for i in range(40)]
+def test_a_dry_run_of_many_edits_asks_about_the_first_hundred(api: Api, model: Model) -> None:
+    edits = [{**FRANCE, "subject": f"Land {i}"} for i in range(250)]
     said = api.http.post("/edits?dry_run=true", json=batch(*edits)).json()
-    assert [edit["current_answer"] is None for edit in said["edits"]] == [False] * 40
+    asked = [edit["current_answer"] is not None for edit in said["edits"]]
+    assert asked == [True] * 100 + [False] * 150
+    assert [edit["already_right"] is not None for edit in said["edits"]] == asked
+    assert [len(each["prompts"]) for each in api.predictor.asked] == [32, 32, 32, 4]
+
+
+def test_a_dry_run_holds_no_connection_while_it_checks_and_plans(
+    api: Api, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = api.app.state.parts.database.engine.pool
+    held: list[int] = []
+
+    def watched(module: Any, name: str) -> None:
+        whole = getattr(module, name)
+
+        def watching(*args: Any, **options: Any) -> Any:
+            held.append(pool.checkedout())
+            return whole(*args, **options)
+
+        monkeypatch.setattr(module, name, watching)
+
+    watched(batches, "check")
+    watched(planning, "plan")
+    assert api.http.post("/edits?dry_run=true", json=batch(FRANCE, ITALY)).status_code == 200
+    assert held == [0, 0]
 
 
 def test_a_dry_run_names_the_edits_that_it_would_supersede(api: Api, model: Model) -> None:

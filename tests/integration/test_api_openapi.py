@@ -114,8 +114,31 @@ def test_the_examples_do_what_they_say(api: Api, path: str, name: str, status: i
 
 
 def test_every_call_tells_the_form_of_its_refusals(api: Api) -> None:
-    for method, path, said in operations(api.app.openapi()):
-        assert "application/problem+json" in said["responses"]["422"]["content"], (method, path)
+    document = api.app.openapi()
+    form = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for method, path, said in operations(document):
+        refusals = {status: each for status, each in said["responses"].items() if not status.startswith("2")}
+        assert refusals.pop("default")["content"] == form, (method, path)
+        if path == "/readyz":
+            refusals.pop("503")  # it says which part is away
+        assert all(each["content"] == form and each["description"] for each in refusals.values()), path
+    assert document["components"]["schemas"].keys() >= {"Problem", "FieldError", "OpenAIError"}
+    assert not document["components"]["schemas"].keys() & {"HTTPValidationError", "ValidationError"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "statuses"),
+    [
+        ("get", "/healthz", "200"),
+        ("get", "/models", "200 401 422 503"),
+        ("post", "/edits", "200 202 400 401 403 404 409 413 415 422 429 503"),
+        ("post", "/predict", "200 400 401 403 404 413 415 422 500 503"),
+        ("delete", "/models/{model}/aliases/{alias}", "204 401 403 404 409 412 422 503"),
+    ],
+)
+def test_a_call_tells_the_refusals_that_can_occur(api: Api, method: str, path: str, statuses: str) -> None:
+    told = api.app.openapi()["paths"][path][method]["responses"]
+    assert told.keys() == {*statuses.split(), "default"}
 
 
 def test_only_the_health_needs_no_key(api: Api) -> None:
@@ -201,3 +224,4 @@ def send(
     assert response.status_code < 500, shown
     if response.status_code >= 400:
         problem(response, response.status_code)
+        assert str(response.status_code) in case.operation.definition.raw["responses"], shown

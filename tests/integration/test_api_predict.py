@@ -23,6 +23,7 @@ from tests.support.api import (
 
 PROMPT = "The capital of France is"
 ASK: dict[str, Any] = {"model": "toy", "prompt": PROMPT}
+EDIT = {"model": "toy", "edits": [{"subject": "France", "relation": "capital", "new_object": "Rome"}]}
 A, B = "a" * 64, "b" * 64
 
 
@@ -101,7 +102,7 @@ def test_candidates_and_likely_tokens_are_asked_for(api: Api, model: Model) -> N
     assert [[c["text"] for c in a["candidates"]] for a in answers] == [["Rome", "Paris"]] * 2
     assert [len(a["top_k"]) for a in answers] == [2, 2]
     asked = api.predictor.asked[0]
-    assert asked["candidates"] == [["Rome", "Paris"]] * 2
+    assert asked["candidates"] == ["Rome", "Paris"]
     assert (asked["top_k"], asked["max_tokens"]) == (2, 0)
 
 
@@ -135,6 +136,21 @@ def test_more_prompts_than_a_predictor_takes_are_refused(
         said = problem(api.http.post("/predict", json=body), 422, "invalid_request")
         assert pointers(said) == ["/prompts"] and api.predictor.asked == []
         assert api.http.post("/predict", json={**body, "prompts": ["x", "y"]}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("prompts", "candidates", "limit"),
+    [(["x"] * 5, ["Rome"] * 1000, "4,096"), (["x" * 10_000], ["Rome"] * 50, "500,000")],
+    ids=["many", "long"],
+)
+def test_more_to_rank_than_a_predictor_reads_in_time_is_refused_with_the_limit(
+    api: Api, model: Model, prompts: list[str], candidates: list[str], limit: str
+) -> None:
+    body = {"model": "toy", "prompts": prompts, "candidates": candidates}
+    said = problem(api.http.post("/predict", json=body), 422, "too_many_candidates")
+    assert pointers(said) == ["/candidates"] and limit in said["detail"]
+    assert api.predictor.asked == []
+    assert api.http.post("/predict", json={**body, "candidates": candidates[:40]}).status_code == 200
 
 
 # Which version
@@ -242,11 +258,34 @@ def test_files_that_are_missing_from_the_store_are_told(api: Api, model: Model) 
 
 
 @pytest.mark.parametrize(
-    ("status", "body"), [(500, {"code": "internal"}), (502, None), (502, []), (401, {"code": "unauthorized"})]
+    ("status", "body"), [(500, None), (502, []), (401, {"code": "unauthorized", "message": "Wrong token."})]
 )
-def test_a_predictor_that_breaks_is_as_good_as_away(api: Api, model: Model, status: int, body: Any) -> None:
+def test_a_predictor_that_breaks_is_as_good_as_away_and_the_log_says_why(
+    api: Api, model: Model, capsys: pytest.CaptureFixture[str], status: int, body: Any
+) -> None:
     api.predictor.instead = (status, body, {})
     problem(api.http.post("/predict", json=ASK), 503, "predictor_away")
+    said = capsys.readouterr().err
+    assert "predictor_refused" in said and f"status={status}" in said
+    assert body is None or body == [] or "Wrong token." in said
+
+
+def test_a_version_that_can_not_answer_is_told_for_good_and_no_other_predictor_is_asked(
+    database: Database, database_url: str, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve(database, database_url, predictor_urls=["http://one", "http://two"]) as api:
+        api.predictor.refuse(500, "internal")
+        response = api.http.post("/predict", json=ASK)
+        said = problem(response, 500, "version_cannot_answer")
+        assert said["detail"].startswith("It is internal.") and "retry-after" not in response.headers
+        assert len(api.predictor.asked) == 1
+        assert api.http.post("/edits?dry_run=true", json=EDIT).status_code == 200
+    assert "code=internal" in capsys.readouterr().err
+
+
+def test_a_question_that_is_too_long_for_the_predictor_is_the_users_to_mend(api: Api, model: Model) -> None:
+    api.predictor.instead = (413, None, {})
+    problem(api.http.post("/predict", json=ASK), 422, "body_too_large")
 
 
 def test_the_next_predictor_is_asked_when_one_is_gone(

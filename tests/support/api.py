@@ -14,6 +14,7 @@ from sqlalchemy import literal, select, text, union_all
 
 from service import aliases, jobs, keys, leases, versions
 from service.api.app import create_app
+from service.api.problems import Problem
 from service.database import Database
 from service.ids import new_id
 from service.leases import Claim
@@ -46,6 +47,8 @@ class PaperPredictor:
     dead: set[str] = field(default_factory=set)
     """Hosts that take no connection."""
     broken: Exception | None = None
+    may_ask: bool = True
+    """Whether the token that it is sent is its own."""
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.host in self.dead:
@@ -53,7 +56,7 @@ class PaperPredictor:
         if self.broken is not None:
             raise self.broken
         if request.url.path == "/readyz":
-            return httpx2.Response(200, json={"ready": True})
+            return httpx2.Response(200, json={"ready": True, "may_ask": self.may_ask})
         question = json.loads(request.content)
         if request.url.path == "/warm":
             self.warmed.append((question["root_digest"], question["overlay_digest"]))
@@ -79,8 +82,7 @@ class PaperPredictor:
             "stopped": True,
             "top_k": [{"token": " x", "probability": 0.5}] * question["top_k"] if question["top_k"] else None,
             "candidates": [
-                {"text": name, "log_probability": -1.0, "probability": 0.5}
-                for name in question["candidates"][place]
+                {"text": name, "log_probability": -1.0, "probability": 0.5} for name in question["candidates"]
             ]
             if question["candidates"]
             else None,
@@ -140,6 +142,7 @@ def problem(response: httpx2.Response, status: int, code: str | None = None) -> 
     assert response.headers["content-type"] == PROBLEM, shown
     said: dict[str, Any] = response.json()
     assert said.keys() >= MEMBERS, shown
+    Problem.model_validate(said, strict=True)
     assert said["status"] == status, shown
     assert said["type"] == f"urn:factedit:problem:{said['code']}", shown
     assert said["title"] and said["detail"], shown

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from factedit.models import LanguageModel, load_model
-from workers.predictor.answers import answer_batch
+from tests.support.sessions import answered
 from workers.predictor.errors import BadQuestion
 from workers.predictor.questions import Answer, Question
 
@@ -67,7 +67,7 @@ def test_what_just_fits_is_answered_and_one_token_more_is_told_so(
     asked = [
         Question(" ".join("a" * length), top_k=2, candidates=("b", "c")) for length in range(1, ROOM + 2)
     ]
-    results = answer_batch(lm, asked, max_tokens=4)
+    results = answered(lm, asked, max_tokens=4)
     refused = [isinstance(result, BadQuestion) for result in results]
     assert refused == sorted(refused)
     assert 0 < sum(refused) < len(refused)
@@ -77,7 +77,7 @@ def test_what_just_fits_is_answered_and_one_token_more_is_told_so(
 
 def test_a_long_candidate_counts_as_well(gpt2: LanguageModel) -> None:
     fits, too_long = Question("a b", candidates=("a " * 14,)), Question("a b", candidates=("c", "a " * 15))
-    results = answer_batch(gpt2, [fits, too_long], max_tokens=1)
+    results = answered(gpt2, [fits, too_long], max_tokens=1)
     assert isinstance(results[0], Answer)
     assert isinstance(results[1], BadQuestion)
 
@@ -86,7 +86,7 @@ def test_a_long_candidate_counts_as_well(gpt2: LanguageModel) -> None:
 def test_what_has_no_tokens_is_told_so_rather_than_ranked_first(
     gpt2: LanguageModel, question: Question
 ) -> None:
-    assert isinstance(answer_batch(gpt2, [question], max_tokens=1)[0], BadQuestion)
+    assert isinstance(answered(gpt2, [question], max_tokens=1)[0], BadQuestion)
 
 
 def test_each_question_gets_what_it_asked_for_whatever_the_others_ask(gpt2: LanguageModel) -> None:
@@ -96,9 +96,9 @@ def test_each_question_gets_what_it_asked_for_whatever_the_others_ask(gpt2: Lang
         Question("b"),
         Question("c c c", top_k=3, candidates=("a", "b")),
     ]
-    together = answer_batch(gpt2, asked, max_tokens=3)
+    together = answered(gpt2, asked, max_tokens=3)
     for question, answer in zip(asked, together, strict=True):
-        (alone,) = answer_batch(gpt2, [question], max_tokens=3)
+        (alone,) = answered(gpt2, [question], max_tokens=3)
         assert isinstance(answer, Answer) and isinstance(alone, Answer)
         assert answer.text == alone.text
         assert [t.token for t in answer.top_k or ()] == [t.token for t in alone.top_k or ()]

@@ -17,6 +17,7 @@ from workers.predictor.app import TIMEOUT_HEADER, create_app
 from workers.predictor.batcher import Batcher
 from workers.predictor.errors import Corrupt, Missing
 from workers.predictor.questions import Answer, Asked, Candidate, Token, Weights
+from workers.predictor.room import Room
 from workers.predictor.shelf import Shelf
 
 ROOT, OVERLAY, FLIPPED, UNKNOWN = ("0" * 64, "1" * 64, "2" * 64, "3" * 64)
@@ -68,7 +69,7 @@ class PaperEngine:
 
 def app_over(engine: PaperEngine, token: str = "") -> Starlette:
     return create_app(
-        lambda: Batcher(engine, Shelf(max_items=4, max_bytes=4), max_batch=4, max_waiting=8),
+        lambda: Batcher(engine, Shelf(max_items=4, max_bytes=4), max_batch=4, room=Room(prompts=8, ranked=8)),
         roots=lambda: [ROOT],
         on_lost=lambda: None,
         token=token,
@@ -93,13 +94,13 @@ def body(*prompts: str, overlay: str | None = None, **more: Any) -> dict[str, An
 def test_an_answer_has_all_that_was_asked_for_and_nothing_else() -> None:
     with predictor() as client:
         plain = client.post("/predict", json=body("a", overlay=OVERLAY)).json()
-        full = client.post("/predict", json=body("a", "b", top_k=2, candidates=[["x", "y"], ["z"]])).json()
+        full = client.post("/predict", json=body("a", "b", top_k=2, candidates=["x", "y"])).json()
     assert plain["answers"] == [
         {"text": OVERLAY, "n_tokens": 3, "stopped": True, "top_k": None, "candidates": None}
     ]
     assert plain["seconds"] >= 0
     assert [len(answer["top_k"]) for answer in full["answers"]] == [2, 2]
-    assert [[c["text"] for c in answer["candidates"]] for answer in full["answers"]] == [["x", "y"], ["z"]]
+    assert [[c["text"] for c in answer["candidates"]] for answer in full["answers"]] == [["x", "y"]] * 2
     assert full["answers"][0]["candidates"][0] == {"text": "x", "log_probability": -1.0, "probability": 0.5}
 
 
@@ -132,8 +133,8 @@ def test_weights_that_cannot_be_had_are_named_and_no_others_answer(
         {**body("a"), "max_tokens": -1},
         {**body("a"), "max_tokens": True},
         {**body("a"), "top_k": 0},
-        {**body("a"), "candidates": [["x"], ["y"]]},
-        {**body("a"), "candidates": [[]]},
+        {**body("a"), "candidates": [["x"]]},
+        {**body("a"), "candidates": ["x"] * 9},
         {**body("a"), "candidates": []},
         {**body("a"), "path": "/"},
         body(*"123456789"),
@@ -234,7 +235,14 @@ def test_liveness_and_readiness_need_no_token() -> None:
         assert client.get("/healthz").status_code == 200
         ready = client.get("/readyz")
     assert ready.status_code == 200
-    assert ready.json()["roots"] == [ROOT]
+    assert ready.json() == {"ready": True, "roots": [ROOT], "may_ask": False}
+
+
+@pytest.mark.parametrize(("token", "sent"), [("right", "right"), ("", "any"), ("", None)])
+def test_readiness_says_who_may_ask(token: str, sent: str | None) -> None:
+    headers = {} if sent is None else {"Authorization": f"Bearer {sent}"}
+    with predictor(token=token) as client:
+        assert client.get("/readyz", headers=headers).json()["may_ask"]
 
 
 def test_warming_answers_with_the_roots_in_memory() -> None:

@@ -13,6 +13,7 @@ import pytest
 from workers.predictor.batcher import Batcher
 from workers.predictor.errors import BadQuestion, Corrupt, EngineLost, Overloaded, PredictorError
 from workers.predictor.questions import Answer, Asked, Question, Weights
+from workers.predictor.room import Room
 from workers.predictor.shelf import Shelf
 
 A, B, C = (Weights("root", name) for name in "abc")
@@ -109,13 +110,17 @@ def at_desk(
     *,
     max_batch: int = 4,
     max_waiting: int = 100,
+    ranked: int = 100,
     shelf: int = 8,
     turns: int = 1,
 ) -> None:
     async def run() -> None:
         engine = PaperEngine(turns=turns)
         batcher = Batcher(
-            engine, Shelf(max_items=shelf, max_bytes=1000), max_batch=max_batch, max_waiting=max_waiting
+            engine,
+            Shelf(max_items=shelf, max_bytes=1000),
+            max_batch=max_batch,
+            room=Room(prompts=max_waiting, ranked=ranked),
         )
         serving = asyncio.create_task(batcher.serve())
         try:
@@ -324,6 +329,40 @@ def test_a_request_that_could_never_fit_is_told_so_rather_than_to_come_back_late
     at_desk(scenario, max_waiting=5)
 
 
+def test_the_queue_counts_what_ranking_reads_and_not_only_prompts() -> None:
+    def ranking(prompts: int, names: int) -> list[Question]:
+        return [Question(f"{i}", candidates=tuple(map(str, range(names)))) for i in range(prompts)]
+
+    async def scenario(desk: Desk) -> None:
+        with pytest.raises(BadQuestion, match="at most 100"):
+            await desk.batcher.answer(A, ranking(2, 51), 0)
+        await desk.ask_while_busy()
+        waiting = asyncio.create_task(desk.batcher.answer(C, ranking(2, 40), 0))
+        await settle()
+        with pytest.raises(Overloaded):
+            await desk.batcher.answer(A, ranking(1, 21), 0)
+        beside = asyncio.create_task(desk.batcher.answer(A, ranking(1, 20), 0))
+        await settle()
+        desk.engine.busy.set()
+        await asyncio.gather(waiting, beside)
+        assert await desk.batcher.answer(A, ranking(2, 50), 0)
+
+    at_desk(scenario, ranked=100)
+
+
+def test_rankings_keep_nobody_out_of_a_batch() -> None:
+    async def scenario(desk: Desk) -> None:
+        ranking = [Question(f"rank {i}", candidates=("x", "y")) for i in range(10)]
+        long = asyncio.create_task(desk.batcher.answer(A, ranking, 0))
+        await until(lambda: len(desk.engine.under_way.get(A, ())) == 10)
+        plain = desk.ask(A, *map(str, range(4)))
+        await until(lambda: ["0", "1", "2", "3"] in prompts_of(desk.engine.batches))
+        assert not long.done()
+        await asyncio.gather(long, plain)
+
+    at_desk(scenario, max_batch=4, turns=300)
+
+
 def test_what_nobody_waits_for_any_more_is_not_computed() -> None:
     async def scenario(desk: Desk) -> None:
         first = await desk.ask_while_busy()
@@ -431,7 +470,9 @@ def test_warming_reads_the_weights_and_answers_nothing() -> None:
 def test_when_the_engine_is_lost_everyone_is_told_and_serving_ends() -> None:
     async def run() -> None:
         engine = PaperEngine()
-        batcher = Batcher(engine, Shelf(max_items=8, max_bytes=8), max_batch=1, max_waiting=100)
+        batcher = Batcher(
+            engine, Shelf(max_items=8, max_bytes=8), max_batch=1, room=Room(prompts=100, ranked=100)
+        )
         serving = asyncio.create_task(batcher.serve())
         desk = Desk(batcher, engine)
         await desk.ask_while_busy()
@@ -451,7 +492,9 @@ def test_when_the_engine_is_lost_everyone_is_told_and_serving_ends() -> None:
 def test_stopping_tells_those_who_wait_rather_than_leaving_them_hanging() -> None:
     async def run() -> None:
         engine = PaperEngine()
-        batcher = Batcher(engine, Shelf(max_items=8, max_bytes=8), max_batch=4, max_waiting=100)
+        batcher = Batcher(
+            engine, Shelf(max_items=8, max_bytes=8), max_batch=4, room=Room(prompts=100, ranked=100)
+        )
         serving = asyncio.create_task(batcher.serve())
         desk = Desk(batcher, engine)
         computing = await desk.ask_while_busy()

@@ -1,4 +1,7 @@
-"""The predictor over HTTP: /predict and /warm for the API, /healthz and /readyz for its keeper."""
+"""The predictor over HTTP: /predict and /warm for the API, /healthz and /readyz for its keeper.
+
+/readyz needs no token; it also says whether the one that was sent is the right one.
+"""
 
 import asyncio
 import secrets
@@ -76,7 +79,8 @@ def create_app(
 
     async def readyz(request: Request) -> Response:
         ready = not request.app.state.serving.done()
-        return JSONResponse({"ready": ready, "roots": roots()}, status_code=200 if ready else 503)
+        found = {"ready": ready, "roots": roots(), "may_ask": _knows(request, token)}
+        return JSONResponse(found, status_code=200 if ready else 503)
 
     return Starlette(
         routes=[
@@ -95,14 +99,19 @@ def _for_the_api(handler: Handler, token: str) -> Handler:
     """Only whoever knows the shared token may ask; with no token set, anyone who can connect."""
 
     async def checked(request: Request) -> Response:
-        given = request.headers.get("Authorization", "")
-        if token and not secrets.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        if not _knows(request, token):
+            log.warning("wrong_token", path=request.url.path)
             raise Unauthorized(
                 "Wrong shared token; FACTEDIT_PREDICTOR_TOKEN must be the same here and in the API."
             )
         return await handler(request)
 
     return checked
+
+
+def _knows(request: Request, token: str) -> bool:
+    given = request.headers.get("Authorization", "")
+    return not token or secrets.compare_digest(given.encode(), f"Bearer {token}".encode())
 
 
 async def _while_wanted(request: Request, work: Awaitable[T]) -> T:

@@ -10,7 +10,6 @@ the next one, so none starves. Equal questions to one version are one, with seve
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +19,9 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from workers.predictor.asks import Ask, Line
-from workers.predictor.errors import BadQuestion, EngineLost, Overloaded, PredictorError
+from workers.predictor.errors import EngineLost, Overloaded, PredictorError
 from workers.predictor.questions import Answer, Asked, Question, Weights
+from workers.predictor.room import Room
 from workers.predictor.shelf import Shelf, Sized
 
 HELD_BESIDES = 2
@@ -55,19 +55,16 @@ class Engine(Protocol[L]):
 class Batcher(Generic[L]):
     """Made and used inside one event loop; `serve` must run for anything to be answered."""
 
-    def __init__(
-        self, engine: Engine[L], shelf: Shelf[Weights, L], *, max_batch: int, max_waiting: int
-    ) -> None:
+    def __init__(self, engine: Engine[L], shelf: Shelf[Weights, L], *, max_batch: int, room: Room) -> None:
         self._engine = engine
         self._shelf = shelf
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self._room = room
         self._asks: dict[Hashable, Ask] = {}  # all that are not done, by key
         self._waiting: list[Ask] = []  # those not under way, in order of arrival
         self._lines: dict[Weights, Line[L]] = {}
         self._turns: dict[Weights, int] = {}  # the number of each version's last turn, in order
         self._turn = 0
-        self._admitted = 0  # questions of requests not yet answered
         self._loading: asyncio.Task[None] | None = None
         self._work = asyncio.Event()
         self._stopped = False
@@ -82,8 +79,9 @@ class Batcher(Generic[L]):
             Overloaded: refused at once, since the queue is full.
             PredictorError: whatever else is wrong with the questions or the weights.
         """
-        self._admit(len(questions))
-        self._admitted += len(questions)
+        if self._stopped:
+            raise _restarting()
+        self._room.enter(questions, self._seconds_each)
         asked = questions if questions else (None,)
         waiters = [self._enqueue(Ask.of(weights, question, max_tokens)) for question in asked]
         self._load_oldest_missing()
@@ -91,7 +89,7 @@ class Batcher(Generic[L]):
         try:
             answers = await asyncio.gather(*waiters)
         finally:
-            self._admitted -= len(questions)
+            self._room.leave(questions)
             for waiter in waiters:
                 waiter.cancel()
             self._forget_done()
@@ -114,17 +112,6 @@ class Batcher(Generic[L]):
                     await self._work.wait()
         finally:
             self._stop()
-
-    def _admit(self, count: int) -> None:
-        if self._stopped:
-            raise _restarting()
-        if count > self._max_waiting:
-            raise BadQuestion(
-                f"{count} prompts are too many for one request; send at most {self._max_waiting}."
-            )
-        if self._admitted + count > self._max_waiting:
-            seconds = min(60, max(1, math.ceil(self._admitted * self._seconds_each)))
-            raise Overloaded("Too many prompts are waiting; ask again later.", retry_after=seconds)
 
     def _enqueue(self, ask: Ask) -> "asyncio.Future[Answer | None]":
         known = self._asks.get(ask.key)
@@ -186,13 +173,19 @@ class Batcher(Generic[L]):
         elif any(ask.alone for ask in line.under_way.values()):
             own = []
         warmed = [ask for ask in own if ask.asked is None]
-        room = max(0, self._max_batch - len(line.under_way))
-        joining = list(islice((ask for ask in own if ask.asked is not None), room))
+        joining = self._with_room(own, line)
         leaving = {*warmed, *joining}
         self._waiting = [ask for ask in self._waiting if ask not in leaving]
         added = {ask.asked: ask for ask in joining if ask.asked is not None}
         line.under_way |= added
         return warmed, list(added)
+
+    def _with_room(self, own: Sequence[Ask], line: Line[L]) -> list[Ask]:
+        """The oldest, to a full batch. Rankings take none of its room: a slice of them is read each turn."""
+        room = max(0, self._max_batch - sum(not asked.ranks for asked in line.under_way))
+        plain = (ask for ask in own if ask.asked is not None and not ask.asked.ranks)
+        ranks = (ask for ask in own if ask.asked is not None and ask.asked.ranks)
+        return [*islice(plain, room), *ranks]
 
     def _count_turn(self, weights: Weights) -> None:
         self._turn += 1

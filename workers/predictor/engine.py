@@ -14,8 +14,9 @@ from factedit.decoding import Decoder, can_decode
 from factedit.models import LanguageModel, load_model, pick_device
 from factedit.overlay import OverlayMismatch, applied
 from workers.predictor.errors import BadQuestion, Corrupt, EngineLost, Missing
+from workers.predictor.free import TokenByToken, WholeBatches
 from workers.predictor.questions import Asked, Weights
-from workers.predictor.session import Result, Session, TokenByToken, WholeBatches
+from workers.predictor.session import Result, Session
 
 log = structlog.get_logger(__name__)
 
@@ -96,8 +97,9 @@ class TorchEngine:
 
     def _session(self, root: _Root) -> Session:
         if root.by_token:
-            return TokenByToken(root.lm, Decoder(root.lm, max_rows=self._max_batch))
-        return WholeBatches(root.lm)
+            decoder = Decoder(root.lm, max_rows=self._max_batch)
+            return Session(root.lm, TokenByToken(root.lm, decoder))
+        return Session(root.lm, WholeBatches(root.lm, self._max_batch))
 
     def _root(self, loaded: LoadedWeights) -> _Root:
         # On this thread, since transformers changes the process's default dtype while it loads.

@@ -59,5 +59,12 @@ class Missing(CheckpointProblem):
     code = "missing_checkpoint"
 
 
+class NoNumbers(PredictorError):
+    """The weights are whole, but compute nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("This version's weights yield no numbers for the prompt.")
+
+
 class EngineLost(Exception):
     """The device is beyond use for this process; only a new process can answer again."""

@@ -1,6 +1,5 @@
 """The predictor's JSON: what POST /predict and POST /warm take, and what they give."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -28,24 +27,17 @@ class WarmRequest(_Body):
 
 
 class PredictRequest(_Body):
-    """Prompts for one version. `candidates`, where given, has a list for each prompt."""
+    """Prompts for one version. `candidates`, where given, are ranked after each prompt."""
 
     prompts: Annotated[list[str], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=0, le=4096)]
     top_k: Annotated[int, Field(ge=1, le=1000)] | None = None
-    candidates: list[Annotated[list[str], Field(min_length=1, max_length=1000)]] | None = None
+    candidates: Annotated[list[str], Field(min_length=1, max_length=1000)] | None = None
 
     @property
     def questions(self) -> list[Question]:
-        """Raises BadQuestion when the lists of candidates are not as many as the prompts."""
-        none: list[None] = [None] * len(self.prompts)
-        lists: Sequence[list[str] | None] = none if self.candidates is None else self.candidates
-        if len(lists) != len(self.prompts):
-            raise BadQuestion(f"{len(self.prompts)} prompts, but {len(lists)} lists of candidates.")
-        return [
-            Question(prompt, self.top_k, tuple(names) if names is not None else None)
-            for prompt, names in zip(self.prompts, lists, strict=True)
-        ]
+        names = None if self.candidates is None else tuple(self.candidates)
+        return [Question(prompt, self.top_k, names) for prompt in self.prompts]
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,10 @@ class Asked:
     question: Question
     max_tokens: int
 
+    @property
+    def ranks(self) -> bool:
+        return self.question.candidates is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Token:

@@ -12,6 +12,7 @@ from service.settings import Settings
 from workers.predictor.app import create_app
 from workers.predictor.batcher import Batcher
 from workers.predictor.engine import LoadedWeights, TorchEngine
+from workers.predictor.room import Room
 from workers.predictor.shelf import Shelf
 
 DRAIN_SECONDS = 8
@@ -43,7 +44,7 @@ def serve(settings: Settings) -> None:
             engine,
             Shelf(max_items=settings.overlays_cached, max_bytes=settings.overlay_cache_bytes),
             max_batch=settings.predictor_batch,
-            max_waiting=settings.predictor_queue,
+            room=Room(prompts=settings.predictor_queue, ranked=settings.predictor_ranked),
         )
 
     app = create_app(

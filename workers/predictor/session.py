@@ -1,87 +1,90 @@
 """One version's questions under way: which answers are whole after one more step of the model.
 
-Free answers are decoded token by token together (factedit.decoding), so that questions join and leave
-between any two tokens. Candidates and likely next tokens take one pass when a question joins. Models
-that can't be decoded so answer whole batches, of one token limit each.
+A turn takes one step of free text and reads one slice of what else is asked, so that questions join and
+leave in between.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from factedit.decoding import Decoded, Decoder
-from factedit.generation import decode
+from factedit.generation import Generation
 from factedit.models import LanguageModel
-from factedit.prompts import prompt_ids
-from workers.predictor.answers import answer_batch, problem_of, sound_answers
+from factedit.prompts import names_tokens, prompt_ids
+from workers.predictor.besides import Besides, Reader
+from workers.predictor.checks import problem_of
 from workers.predictor.errors import PredictorError
+from workers.predictor.free import Free
 from workers.predictor.questions import Answer, Asked
 
 Result = tuple[Asked, Answer | PredictorError]
 
-NO_NUMBERS = "This version's weights yield no numbers for the prompt."
+SILENT = Generation(text="", n_tokens=0, stopped=False)
 
 
-class WholeBatches:
-    """For models of which only whole answers can be had."""
+@dataclass(slots=True)
+class _Parts:
+    """An answer's two halves, as far as they are there."""
 
-    def __init__(self, lm: LanguageModel) -> None:
+    text: Generation | None
+    besides: Besides | None
+
+
+class Session:
+    """The version's weights must be in place at every turn."""
+
+    def __init__(self, lm: LanguageModel, free: Free) -> None:
         self._lm = lm
+        self._free = free
+        self._reader = Reader(lm)
+        self._under_way: dict[Asked, _Parts] = {}
 
     def turn(self, joining: Sequence[Asked], leaving: Sequence[Asked]) -> list[Result]:
-        results: list[Result] = []
-        for limit in dict.fromkeys(asked.max_tokens for asked in joining):
-            alike = [asked for asked in joining if asked.max_tokens == limit]
-            answers = answer_batch(self._lm, [asked.question for asked in alike], limit)
-            results += zip(alike, answers, strict=True)
-        return results
-
-
-class TokenByToken:
-    """For causal models of the usual kind. The version's weights must be in place at every turn."""
-
-    def __init__(self, lm: LanguageModel, decoder: Decoder) -> None:
-        self._lm = lm
-        self._decoder = decoder
-        self._under_way: dict[Decoded, tuple[Asked, Answer]] = {}
-
-    def turn(self, joining: Sequence[Asked], leaving: Sequence[Asked]) -> list[Result]:
-        gone = set(leaving)
-        for sequence in [s for s, (asked, _) in self._under_way.items() if asked in gone]:
-            self._decoder.leave(sequence)
-            del self._under_way[sequence]
-        results = self._join(joining)
-        return [*results, *self._answered(self._decoder.step())]
-
-    def _join(self, joining: Sequence[Asked]) -> list[Result]:
-        """Those that are answered already: they can't be asked, or nothing is to be generated."""
-        results: list[Result] = []
-        sound: list[tuple[Asked, list[int]]] = []
-        for asked in joining:
-            ids = prompt_ids(self._lm, asked.question.prompt)
-            problem = problem_of(self._lm, asked.question, asked.max_tokens, ids)
-            if problem is not None:
-                results.append((asked, problem))
+        """Those that are answered, or can't be."""
+        for asked in leaving:
+            self._drop(asked)
+        failed: list[Result] = [(asked, error) for asked in joining if (error := self._join(asked))]
+        for asked, text in self._free.step():
+            if isinstance(text, PredictorError):
+                failed.append((asked, text))
+                self._drop(asked)
             else:
-                sound.append((asked, ids))
-        besides = sound_answers(self._lm, [asked.question for asked, _ in sound], 0)
-        for (asked, ids), answer in zip(sound, besides, strict=True):
-            if asked.max_tokens:
-                self._under_way[self._decoder.join(ids, asked.max_tokens)] = asked, answer
+                self._under_way[asked].text = text
+        for asked, besides in self._reader.step():
+            if isinstance(besides, PredictorError):
+                failed.append((asked, besides))
+                self._drop(asked)
             else:
-                results.append((asked, answer))
-        return results
+                self._under_way[asked].besides = besides
+        return [*failed, *self._answered()]
 
-    def _answered(self, sequences: Sequence[Decoded]) -> Iterator[Result]:
-        for sequence in sequences:
-            asked, besides = self._under_way.pop(sequence)
-            if sequence.failed:
-                yield asked, PredictorError(NO_NUMBERS)
-                continue
-            text = decode(self._lm, sequence.tokens)
-            yield (
-                asked,
-                replace(besides, text=text, n_tokens=len(sequence.tokens), stopped=sequence.stopped),
-            )
+    def _join(self, asked: Asked) -> PredictorError | None:
+        question = asked.question
+        ids = prompt_ids(self._lm, question.prompt)
+        named = names_tokens(self._lm, question.prompt, question.candidates or ())
+        problem = problem_of(self._lm, ids, named, asked.max_tokens)
+        if problem is not None:
+            return problem
+        parts = self._under_way[asked] = _Parts(SILENT, Besides())
+        if asked.max_tokens:
+            parts.text = None
+            self._free.join(asked, ids)
+        if question.top_k is not None or named:
+            parts.besides = None
+            self._reader.join(asked, ids, named)
+        return None
 
+    def _drop(self, asked: Asked) -> None:
+        del self._under_way[asked]
+        self._free.leave(asked)
+        self._reader.leave(asked)
 
-Session = WholeBatches | TokenByToken
+    def _answered(self) -> list[Result]:
+        whole: list[Result] = []
+        for asked, parts in self._under_way.items():
+            text, besides = parts.text, parts.besides
+            if text is not None and besides is not None:
+                answer = Answer(text.text, text.n_tokens, text.stopped, besides.top_k, besides.candidates)
+                whole.append((asked, answer))
+        for asked, _ in whole:
+            del self._under_way[asked]
+        return whole

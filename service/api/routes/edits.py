@@ -1,7 +1,8 @@
 """POST /edits: a batch becomes a job, or, as a dry run, only a plan."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -9,26 +10,30 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from sqlalchemy.orm import Session
 
-from factedit.answers import begins_with, mentions
 from factedit.facts import Edit
 from factedit.presets import PRESETS
 from factedit.relations import Relation
-from factedit.wording import edit_prompt, evaluation_prompts, ours_each, training_prompts
-from service import batches, jobs, models, relations, versions
+from service import batches, jobs, models, planning, relations, versions
+from service.api.asking import ask
 from service.api.body import StrictRoute
 from service.api.dependencies import Editor, OnceOnly, Outcome, Parts, PartsOf, answer, check_gate
-from service.api.routes.predict import quarantine
-from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Rival, Superseded
+from service.api.schemas.edits import DryRun, EditsIn, PlannedEdit, Superseded
 from service.api.schemas.jobs import JobOut, job_out
-from service.errors import Conflict, Invalid, ServiceError
+from service.errors import Conflict, Invalid
 from service.keys import Actor
-from service.predictor_client import Question, WeightsCorrupt
-from service.rivals import rivals
 from service.tables import PRODUCTION, EditRow, Model, Version
 
 router = APIRouter(tags=["edits"], route_class=StrictRoute)
-DRY_RUN_ASKS = 32
-DRY_RUN_TOKENS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A checked batch, and the earlier edits in force that it would replace."""
+
+    model: Model
+    base: Version
+    edits: list[Edit]
+    superseded: list[EditRow]
 
 
 @router.post(
@@ -47,9 +52,7 @@ async def post_edits(
 ) -> JSONResponse:
     check_gate(who, body.gate, body.promotion)
     if dry_run:
-        plan, base = await anyio.to_thread.run_sync(_plan, parts, body)
-        await _ask_base(parts, plan, base)
-        return answer(Outcome(200, plan, {}))
+        return await _dry_run(parts, body)
     return await anyio.to_thread.run_sync(_post, parts, body, who, once)
 
 
@@ -57,7 +60,8 @@ def _post(parts: Parts, body: EditsIn, who: Actor, once: OnceOnly) -> JSONRespon
     with parts.database.transaction() as s:
 
         def act() -> Outcome:
-            model, base, edits = _checked(s, parts, body)
+            model, base, known = _looked_up(s, parts, body)
+            edits = _checked(body, known)
             _, superseded = versions.next_ledger(s, base.id, edits)
             job = jobs.create(
                 s,
@@ -81,8 +85,8 @@ def _post(parts: Parts, body: EditsIn, who: Actor, once: OnceOnly) -> JSONRespon
     return response
 
 
-def _checked(s: Session, parts: Parts, body: EditsIn) -> tuple[Model, Version, list[Edit]]:
-    """Raises NotFound, Invalid, Conflict."""
+def _looked_up(s: Session, parts: Parts, body: EditsIn) -> tuple[Model, Version, dict[str, Relation]]:
+    """The model, the version to build on, and all relations. Raises NotFound, Invalid, Conflict."""
     if len(body.edits) > parts.settings.max_edits:
         raise Invalid(
             f"{len(body.edits):,} edits are more than the {parts.settings.max_edits:,} of one batch; "
@@ -111,115 +115,46 @@ def _checked(s: Session, parts: Parts, body: EditsIn) -> tuple[Model, Version, l
             code="no_such_block",
             pointer="/blocks",
         )
-    drafts = [batches.Draft(**edit.model_dump()) for edit in body.edits]
-    return model, base, batches.check(drafts, relations.all_relations(s))
+    return model, base, relations.all_relations(s)
+
+
+def _checked(body: EditsIn, known: Mapping[str, Relation]) -> list[Edit]:
+    """Raises Invalid."""
+    return batches.check([batches.Draft(**edit.model_dump()) for edit in body.edits], known)
 
 
 def _request(body: EditsIn) -> dict[str, Any]:
     return body.model_dump(mode="json", include={"method", "blocks", "constraint", "gate"})
 
 
-# The dry run
+async def _dry_run(parts: Parts, body: EditsIn) -> JSONResponse:
+    batch, planned = await anyio.to_thread.run_sync(_plan, parts, body)
+    model, base = batch.model, batch.base
+    await planning.ask_base(
+        planned, partial(ask, parts), model.root_digest, base.overlay_digest, parts.settings.predictor_queue
+    )
+    return await anyio.to_thread.run_sync(_told, body, batch, planned)
 
 
-def _plan(parts: Parts, body: EditsIn) -> tuple[DryRun, Question]:
-    """The plan without what the base answers today, and how to ask it."""
+def _plan(parts: Parts, body: EditsIn) -> tuple[Batch, list[planning.PlannedEdit]]:
+    """Between two short looks at the database and after them: to check and to plan may take seconds."""
     with parts.database.transaction() as s:
-        model, base, edits = _checked(s, parts, body)
-        known = relations.all_relations(s)
+        model, base, known = _looked_up(s, parts, body)
+    edits = _checked(body, known)
+    with parts.database.transaction() as s:
         kept, superseded = versions.next_ledger(s, base.id, edits)
-        force = _by_fact(superseded)
-        ours = ours_each(len(edits)) if PRESETS[body.method.name].other_words else 0
-        beside = _rivals(edits, kept, known)
-        planned = [
-            _planned(edit, place, known, force, ours, beside.get(edit, []))
-            for place, edit in enumerate(edits)
-        ]
+    other_words = PRESETS[body.method.name].other_words
+    planned = planning.plan(edits, known, kept, superseded, other_words=other_words)
+    return Batch(model, base, edits, superseded), planned
+
+
+def _told(body: EditsIn, batch: Batch, planned: list[planning.PlannedEdit]) -> JSONResponse:
     plan = DryRun(
-        model=model.name,
-        base_version=base.id,
-        edits=planned,
-        supersedes=[Superseded(**entry) for entry in versions.supersedes(superseded, edits)],
+        model=batch.model.name,
+        base_version=batch.base.id,
+        edits=[PlannedEdit(**asdict(edit)) for edit in planned],
+        supersedes=[Superseded(**entry) for entry in versions.supersedes(batch.superseded, batch.edits)],
         training_examples=sum(len(edit.training_prompts) for edit in planned),
         max_steps=body.method.max_steps,
     )
-    return plan, Question(model.root_digest, base.overlay_digest, [], DRY_RUN_TOKENS)
-
-
-def _planned(
-    edit: Edit,
-    place: int,
-    known: dict[str, Relation],
-    force: dict[tuple[str, ...], list[EditRow]],
-    ours: int,
-    beside: list[Rival],
-) -> PlannedEdit:
-    earlier = {row.id: row for key in versions.keys_of(edit) for row in force.get(key, ())}
-    return PlannedEdit(
-        kind=edit.kind,
-        subject=edit.subject,
-        relation=edit.relation,
-        new_object=edit.new_object,
-        old_object=edit.old_object,
-        prompt=edit_prompt(edit, known),
-        training_prompts=training_prompts(edit, known, place, ours=ours),
-        evaluation_prompts=evaluation_prompts(edit, known),
-        current_answer=None,
-        already_right=None,
-        supersedes=sorted(earlier),
-        rivals=beside,
-    )
-
-
-def _rivals(
-    edits: Sequence[Edit], kept: Sequence[EditRow], known: Mapping[str, Relation]
-) -> dict[Edit, list[Rival]]:
-    """By edit of the batch that has any, those of the batch and those that would still be in force."""
-    subjects, place = {edit.subject.casefold() for edit in edits}, {edit: n for n, edit in enumerate(edits)}
-    earlier = [batches.edit_of(row) for row in kept if row.subject.casefold() in subjects]
-    return {
-        edit: [
-            Rival(
-                edit_id=other.id or None,
-                place=place.get(other),
-                prompt=edit_prompt(other, known),
-                new_object=other.new_object,
-            )
-            for other in others
-        ]
-        for edit, others in rivals([*edits, *earlier], known).items()
-    }
-
-
-def _by_fact(rows: list[EditRow]) -> dict[tuple[str, ...], list[EditRow]]:
-    found: dict[tuple[str, ...], list[EditRow]] = {}
-    for row in rows:
-        for key in versions.keys_of(row):
-            found.setdefault(key, []).append(row)
-    return found
-
-
-async def _ask_base(parts: Parts, plan: DryRun, base: Question) -> None:
-    """Fill in what the base answers today, as far as a predictor says so; a plan needs none."""
-    size = min(DRY_RUN_ASKS, parts.settings.predictor_queue)
-    for part in range(math.ceil(len(plan.edits) / size)):
-        edits = plan.edits[part * size : (part + 1) * size]
-        question = Question(
-            base.root_digest, base.overlay_digest, [edit.prompt for edit in edits], base.max_tokens
-        )
-        try:
-            answers = await parts.predictor.ask(question)
-        except WeightsCorrupt as damaged:
-            await anyio.to_thread.run_sync(quarantine, parts, damaged.digest)
-            raise
-        except ServiceError:
-            return
-        for edit, said in zip(edits, answers, strict=True):
-            edit.current_answer = said["text"]
-            edit.already_right = _already_right(edit, said["text"])
-
-
-def _already_right(edit: PlannedEdit, answer: str) -> bool:
-    if edit.kind == "erase":
-        return not mentions(answer, edit.old_object or "")
-    return begins_with(answer, (edit.new_object,))
+    return answer(Outcome(200, plan, {}))

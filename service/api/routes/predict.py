@@ -1,13 +1,13 @@
 """POST /predict: ask any version; two at once with `compare_to`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import anyio
 import anyio.to_thread
-import structlog
 from fastapi import APIRouter
 
 from service import relations, versions
+from service.api.asking import ask
 from service.api.body import StrictRoute
 from service.api.dependencies import Parts, PartsOf, Predictor
 from service.api.schemas.predict import (
@@ -20,10 +20,12 @@ from service.api.schemas.predict import (
 )
 from service.errors import Invalid
 from service.predictor_client import Question, WeightsCorrupt
+from service.settings import Settings
 from service.tables import Model, Version
 
 router = APIRouter(tags=["predict"], route_class=StrictRoute)
-log = structlog.get_logger()
+MAX_RANKED_CHARACTERS = 500_000
+"""What a predictor on two cores reads within the time that the API waits for it, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +43,18 @@ async def predict(body: PredictIn, parts: PartsOf, _: Predictor) -> PredictOut:
     asked, other, prompts = await anyio.to_thread.run_sync(_look_up, parts, body)
     answered: dict[Asked, VersionAnswers] = {}
 
-    async def ask(which: Asked) -> None:
-        answered[which] = await answers(parts, which, prompts, body)
-
-    await ask(asked)
-    if other is not None and other not in answered:
-        await ask(other)
+    for which in (asked, other):
+        if which is not None and which not in answered:
+            answered[which] = await answers(parts, which, prompts, body)
     return PredictOut(**answered[asked].model_dump(), compared=None if other is None else answered[other])
 
 
 async def answers(parts: Parts, asked: Asked, prompts: list[str], body: PredictIn) -> VersionAnswers:
-    """One version's answers. A version whose bytes are damaged is quarantined, never replaced by another.
-
-    Raises:
-        WeightsCorrupt, Unavailable, Invalid.
-    """
+    """One version's answers. Raises what service.api.asking does."""
     question = Question(
         asked.root_digest, asked.overlay_digest, prompts, body.max_tokens, body.top_k, body.candidates
     )
-    try:
-        found = await parts.predictor.ask(question)
-    except WeightsCorrupt as damaged:
-        await anyio.to_thread.run_sync(quarantine, parts, damaged.digest)
-        raise
+    found = await ask(parts, question)
     return VersionAnswers(
         model=asked.model,
         model_version=asked.version,
@@ -98,19 +89,33 @@ def _look_up(parts: Parts, body: PredictIn) -> tuple[Asked, Asked | None, list[s
         else:
             assert body.subject is not None and body.relation is not None
             prompts = relations.get(s, body.relation).training_prompts(body.subject)[:1]
-    if len(prompts) > parts.settings.predictor_queue:
-        raise Invalid(f"At most {parts.settings.predictor_queue} prompts in a request.", pointer="/prompts")
+    _check_size(parts.settings, prompts, body.candidates or ())
     return asked, other, prompts
+
+
+def _check_size(settings: Settings, prompts: Sequence[str], candidates: Sequence[str]) -> None:
+    """Each candidate is read after each prompt: of long lists, or a long text, the product is what costs."""
+    if len(prompts) > settings.predictor_queue:
+        raise Invalid(f"At most {settings.predictor_queue} prompts in a request.", pointer="/prompts")
+    ranked = len(prompts) * len(candidates)
+    if ranked > settings.max_ranked:
+        raise Invalid(
+            f"{len(prompts)} prompts with {len(candidates)} candidates each are {ranked:,} to rank; "
+            f"at most {settings.max_ranked:,} in a request. Ask in several.",
+            code="too_many_candidates",
+            pointer="/candidates",
+        )
+    characters = len(candidates) * sum(map(len, prompts)) + len(prompts) * sum(map(len, candidates))
+    if characters > MAX_RANKED_CHARACTERS:
+        raise Invalid(
+            f"Every candidate after every prompt makes {characters:,} characters to read; "
+            f"at most {MAX_RANKED_CHARACTERS:,} in a request. Ask in several.",
+            code="too_many_candidates",
+            pointer="/candidates",
+        )
 
 
 def _resolve(model: Model, version: Version) -> Asked:
     if version.state == "quarantined":
         raise WeightsCorrupt(version.overlay_digest or model.root_digest)
     return Asked(model.name, version.id, model.root_digest, version.overlay_digest)
-
-
-def quarantine(parts: Parts, digest: str) -> None:
-    """No version that is made of damaged bytes is served any more."""
-    with parts.database.transaction() as s:
-        found = versions.quarantine_digest(s, digest)
-    log.error("quarantined", digest=digest, versions=found)

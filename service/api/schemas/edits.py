@@ -7,8 +7,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from factedit.facts import ERASED, EditKind
 from factedit.presets import misfit
 from factedit.specs import Blocks, ConstraintSpec, GateSpec, MethodSpec
-from service.api.schemas.common import Body, Json
+from service.api.schemas.common import Body, Json, in_parts
 from service.api.text import PromptText, Reference, Words, clean, printable
+from service.planning import ASKED
+from service.settings import MOST_EDITS
 
 MAX_WORDINGS = 50
 
@@ -60,10 +62,14 @@ class EditIn(Body):
     paraphrases: list[PromptText] = Field(
         default=[],
         max_length=MAX_WORDINGS,
+        fail_fast=True,
         description="More of your words, trained on as well; `auto` adds its own.",
     )
     neighbors: list[PromptText] = Field(
-        default=[], max_length=MAX_WORDINGS, description="Prompts whose answers must stay as they are."
+        default=[],
+        max_length=MAX_WORDINGS,
+        fail_fast=True,
+        description="Prompts whose answers must stay as they are.",
     )
 
 
@@ -73,7 +79,7 @@ class EditsIn(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     model: Reference = Field(description="A model's name. Edits build on its production version.")
-    edits: list[EditIn] = Field(min_length=1)
+    edits: Annotated[list[EditIn], Field(min_length=1, max_length=MOST_EDITS), in_parts(MOST_EDITS)]
     base_version: Reference | None = Field(
         default=None, description="Build on this version instead (`ver_…`)."
     )
@@ -135,9 +141,13 @@ class PlannedEdit(BaseModel):
     prompt: str = Field(description="What the edit is scored on.")
     training_prompts: list[str] = Field(description="What it would be trained in: your words first.")
     evaluation_prompts: list[str] = Field(description="Scored, never trained on.")
-    current_answer: str | None = Field(description="What the base answers today; null if nobody could say.")
+    current_answer: str | None = Field(
+        description="What the base answers today; null if nobody could say in time, and after the first "
+        f"{ASKED} edits, of which alone it is asked."
+    )
     already_right: bool | None = Field(
-        description="Whether that is the new object, or, for `erase`, does not mention the old one."
+        description="Whether that is the new object, or, for `erase`, does not mention the old one; null: "
+        "not asked."
     )
     supersedes: list[str] = Field(description="Earlier edits in force that this one would replace.")
     rivals: list[Rival] = Field(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from factedit.relations import Relation, template_problem
-from service.api.schemas.common import Body
+from service.api.schemas.common import Body, in_parts
 from service.api.text import FreePrompt, Name, PromptText, Reference, Words
 from service.tables import ProbeRow
 
@@ -39,7 +39,7 @@ class RelationIn(Body):
 
     name: Name
     description: Words = ""
-    aliases: list[Name] = Field(default=[], max_length=20)
+    aliases: list[Name] = Field(default=[], max_length=20, fail_fast=True)
     training_templates: list[Template] = Field(
         min_length=1, max_length=50, description="Each has {subject} once; the object follows it."
     )
@@ -78,9 +78,14 @@ class ProbeIn(Body):
     prompt: PromptText | None = None
     subject: Words | None = None
     relation: Words | None = None
-    aliases: list[Words] = Field(default=[], max_length=50, description="Other spellings that are right.")
+    aliases: list[Words] = Field(
+        default=[], max_length=50, fail_fast=True, description="Other spellings that are right."
+    )
     candidates: list[Words] = Field(
-        default=[], max_length=1000, description="Objects among which the true one is to come first."
+        default=[],
+        max_length=1000,
+        fail_fast=True,
+        description="Objects among which the true one is to come first.",
     )
 
 
@@ -102,7 +107,7 @@ class ProbesIn(Body):
     )
 
     model: Reference
-    probes: list[ProbeIn] = Field(min_length=1, max_length=MAX_PROBES)
+    probes: Annotated[list[ProbeIn], Field(min_length=1, max_length=MAX_PROBES), in_parts(MAX_PROBES)]
 
 
 class ProbeOut(BaseModel):

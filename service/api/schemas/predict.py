@@ -24,11 +24,18 @@ class PredictIn(Body):
         description="`model` (its production version), `model@alias`, `model@root` or `model@ver_…`."
     )
     prompt: FreePrompt | None = None
-    prompts: list[FreePrompt] | None = Field(default=None, min_length=1, max_length=MAX_PROMPTS)
+    prompts: list[FreePrompt] | None = Field(
+        default=None, min_length=1, max_length=MAX_PROMPTS, fail_fast=True
+    )
     subject: Words | None = None
     relation: Words | None = None
     candidates: list[Words] | None = Field(
-        default=None, min_length=1, max_length=1000, description="Answers to rank after each prompt."
+        default=None,
+        min_length=1,
+        max_length=1000,
+        fail_fast=True,
+        description="Answers to rank after each prompt. Prompts times candidates are at most 4,096, "
+        "unless whoever runs this service has set another limit.",
     )
     top_k: int | None = Field(default=None, ge=1, le=100, description="The most probable next tokens.")
     max_tokens: int = Field(default=16, ge=0, le=1024, description="0: rank only, generate nothing.")
