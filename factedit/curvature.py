@@ -113,7 +113,7 @@ class Preconditioner:
     """
 
     def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
-        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
+        self._transposed = {name: isinstance(linear_layer(lm, name), Conv1D) for name in covariance.sums}
         self._inverse = {name: _inverse(total, damping) for name, total in covariance.sums.items()}
 
     def __call__(self, name: str, gradient: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class HalfPreconditioner:
     """
 
     def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
-        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
+        self._transposed = {name: isinstance(linear_layer(lm, name), Conv1D) for name in covariance.sums}
         self._half = {n: _half(total, damping).to(lm.model.dtype) for n, total in covariance.sums.items()}
 
     def __call__(self, name: str, matrix: Tensor) -> Tensor:
@@ -159,7 +159,8 @@ def _inverse(total: Tensor, damping: float) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 
-def _layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
+def linear_layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
+    """The layer whose matrix is the tensor `name`. Raises NoCurvature."""
     module = lm.model.get_submodule(name.rpartition(".")[0])
     if not isinstance(module, nn.Linear | Conv1D) or not name.endswith(".weight"):
         raise NoCurvature(f"{name} is no matrix of a linear layer.")
@@ -169,7 +170,7 @@ def _layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
 def _width(lm: LanguageModel, name: str) -> int:
     """How many numbers enter a matrix: the last axis of a Linear's, the first of a Conv1D's."""
     shape = lm.tensors[name].shape
-    return shape[0] if isinstance(_layer(lm, name), Conv1D) else shape[1]
+    return shape[0] if isinstance(linear_layer(lm, name), Conv1D) else shape[1]
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def _inputs_seen(
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _, args: seen(name, args[0][real[0]])
 
-    handles = [_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
+    handles = [linear_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
     try:
         yield read
     finally:
