@@ -105,28 +105,12 @@ def _read(
     return order
 
 
-class Preconditioner:
-    """Multiplies a gradient by the inverse of the damped covariance, matrix by matrix.
-
-    `damping` is in units of the covariance's mean eigenvalue: directions that carry less than this
-    share of it count as unused.
-    """
-
-    def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
-        self._transposed = {name: isinstance(linear_layer(lm, name), Conv1D) for name in covariance.sums}
-        self._inverse = {name: _inverse(total, damping) for name, total in covariance.sums.items()}
-
-    def __call__(self, name: str, gradient: Tensor) -> Tensor:
-        """The gradient of matrix `name`, float32 and in its own shape, preconditioned."""
-        inverse = self._inverse[name]
-        return inverse @ gradient if self._transposed[name] else gradient @ inverse
-
-
 class HalfPreconditioner:
     """Multiplies by the inverse square root of the damped covariance, with gain 1 where nothing is used.
 
     Weights W = W0 + V H, for this H, move by V freely in unused directions and little in used ones:
-    in the coordinates V the curvature is about the same everywhere. `damping` is as above. The
+    in the coordinates V the curvature is about the same everywhere. `damping` is in units of the
+    covariance's mean eigenvalue: directions that carry less than this share of it count as unused. The
     products are taken in the model's own dtype, which is several times faster on some processors.
     """
 
@@ -149,14 +133,6 @@ def _half(total: Tensor, damping: float) -> Tensor:
     gains = (damping / (values.clamp_min(0) + damping)).sqrt()
     half: Tensor = (vectors * gains) @ vectors.T
     return half
-
-
-def _inverse(total: Tensor, damping: float) -> Tensor:
-    scale = total.diagonal().mean()
-    if not scale > 0:
-        return torch.eye(len(total), device=total.device)
-    damped = total / scale + damping * torch.eye(len(total), device=total.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped))
 
 
 def linear_layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:

@@ -10,6 +10,7 @@ from torch import Tensor
 from factedit.kronecker import Factors
 from factedit.low_curvature import LowCurvature, left_open
 from factedit.models import LanguageModel
+from factedit.steps import AdamSteps, ProjectedSteps
 from tests.support.tiny_models import tiny_model
 
 ONES = torch.ones(2, 3)
@@ -102,3 +103,15 @@ def test_a_conv1d_is_projected_as_its_transpose(gpt2: LanguageModel, tmp_path: P
     gradient = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
     turned = LowCurvature(gpt2, {name: factors}, 0.8)(name, gradient.T)
     torch.testing.assert_close(turned.T, LowCurvature(llama, {straight: factors}, 0.8)(straight, gradient))
+
+
+def test_steps_are_taken_on_what_is_left_of_the_gradient(gpt2: LanguageModel) -> None:
+    (name,) = gpt2.block_tensors(0, "mlp_out")
+    first = Factors(
+        torch.diag(torch.eye(64)[0]), torch.diag(torch.ones(32))
+    )  # all of the first input's column
+    weights = {name: torch.zeros(64, 32)}
+    steps = ProjectedSteps(LowCurvature(gpt2, {name: first}, 0.8), AdamSteps(0.1))
+    steps(weights, {name: torch.ones(64, 32)})
+    assert torch.equal(weights[name][0], torch.zeros(32))
+    torch.testing.assert_close(weights[name][1:], torch.full((63, 32), -0.1))
