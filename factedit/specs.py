@@ -46,7 +46,7 @@ class AnchorSpec(_Spec):
 
 USUAL: Mapping[str, Mapping[str, float]] = {
     "auto": {"max_steps": 280, "learning_rate": 3e-3, "damping": 1e-2},
-    "crisp": {"damping": 0.2},
+    "crisp": {"max_steps": 600, "learning_rate": 1e-3, "damping": 0.1},
     "retrain": {"max_steps": 5000, "learning_rate": 5e-5},
     "ft_l": {"max_steps": 5000},
     "ft_m": {"max_steps": 5000},
@@ -82,8 +82,8 @@ class MethodSpec(_Spec):
         default=120,
         ge=1,
         le=5000,
-        description="Optimiser steps at most (`auto`: 280; where the method goes by epochs: 5000); "
-        "stops early once every edit holds.",
+        description="Optimiser steps at most (`auto`: 280; `crisp`: 600; where the method goes by epochs: "
+        "5000); stops early once every edit holds.",
     )
     epochs: int | None = Field(
         default=None,
@@ -95,14 +95,14 @@ class MethodSpec(_Spec):
         default=5e-4,
         gt=0,
         le=1,
-        description="Adam's step size (`auto`: 3e-3; `retrain`: 5e-5).",
+        description="Adam's step size (`auto`: 3e-3; `crisp`: 1e-3; `retrain`: 5e-5).",
     )
     damping: Finite = Field(
         default=3e-3,
         gt=0,
         le=100,
         description="The share of the mean curvature below which a direction is unused (`auto`: 1e-2); "
-        "`crisp`: the share of all curvature that is left open to steps, below 1 (0.2); "
+        "`crisp`: the share of all curvature that is left open to steps, below 1 (0.1); "
         "`rome`, `memit`: what is added to the covariance.",
     )
     anchors: AnchorSpec | None = Field(

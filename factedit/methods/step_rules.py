@@ -41,6 +41,14 @@ def _covariance(task: EditTask) -> Covariance:
 
 
 def _low_curvature(task: EditTask) -> LowCurvature:
+    """Of the root, on running text and anchors.
+
+    CrispEdit's runs read Wikipedia, with its next tokens as labels; they train MLP-out matrices at
+    relative depths 0.61 to 0.74 on each edit's own prompt, for 25 epochs at a learning rate of 5e-4, with
+    gamma from 0.8 to 0.99; a sequence adds the factors of its earlier edits. Ours are the root's own text
+    and anchors, sampled labels, upper blocks, all wordings, the ball, the number and length of steps, and
+    gamma within that range; the ledger's edits are trained on again.
+    """
     texts = [*task.texts.texts[:TEXTS], *task.anchors[: task.plan.anchors.count]]
     if not texts:
         raise _nothing_to_measure_on(task)
