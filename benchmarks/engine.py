@@ -184,7 +184,7 @@ class Engine:
             seed=choices.seed,
             progress=progress,
             background=background,
-            texts=replace(silent, read=reading) if chosen.looking_up else None,
+            texts=replace(silent, read=reading) if chosen.reads_texts else None,
         )
         seconds = time.perf_counter() - started - measuring[0]
         if root_digest(self.lm) != self._digest:

@@ -105,33 +105,17 @@ def _read(
     return order
 
 
-class Preconditioner:
-    """Multiplies a gradient by the inverse of the damped covariance, matrix by matrix.
-
-    `damping` is in units of the covariance's mean eigenvalue: directions that carry less than this
-    share of it count as unused.
-    """
-
-    def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
-        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
-        self._inverse = {name: _inverse(total, damping) for name, total in covariance.sums.items()}
-
-    def __call__(self, name: str, gradient: Tensor) -> Tensor:
-        """The gradient of matrix `name`, float32 and in its own shape, preconditioned."""
-        inverse = self._inverse[name]
-        return inverse @ gradient if self._transposed[name] else gradient @ inverse
-
-
 class HalfPreconditioner:
     """Multiplies by the inverse square root of the damped covariance, with gain 1 where nothing is used.
 
     Weights W = W0 + V H, for this H, move by V freely in unused directions and little in used ones:
-    in the coordinates V the curvature is about the same everywhere. `damping` is as above. The
+    in the coordinates V the curvature is about the same everywhere. `damping` is in units of the
+    covariance's mean eigenvalue: directions that carry less than this share of it count as unused. The
     products are taken in the model's own dtype, which is several times faster on some processors.
     """
 
     def __init__(self, lm: LanguageModel, covariance: Covariance, damping: float) -> None:
-        self._transposed = {name: isinstance(_layer(lm, name), Conv1D) for name in covariance.sums}
+        self._transposed = {name: isinstance(linear_layer(lm, name), Conv1D) for name in covariance.sums}
         self._half = {n: _half(total, damping).to(lm.model.dtype) for n, total in covariance.sums.items()}
 
     def __call__(self, name: str, matrix: Tensor) -> Tensor:
@@ -151,15 +135,8 @@ def _half(total: Tensor, damping: float) -> Tensor:
     return half
 
 
-def _inverse(total: Tensor, damping: float) -> Tensor:
-    scale = total.diagonal().mean()
-    if not scale > 0:
-        return torch.eye(len(total), device=total.device)
-    damped = total / scale + damping * torch.eye(len(total), device=total.device)
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped))
-
-
-def _layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
+def linear_layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
+    """The layer whose matrix is the tensor `name`. Raises NoCurvature."""
     module = lm.model.get_submodule(name.rpartition(".")[0])
     if not isinstance(module, nn.Linear | Conv1D) or not name.endswith(".weight"):
         raise NoCurvature(f"{name} is no matrix of a linear layer.")
@@ -169,7 +146,7 @@ def _layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
 def _width(lm: LanguageModel, name: str) -> int:
     """How many numbers enter a matrix: the last axis of a Linear's, the first of a Conv1D's."""
     shape = lm.tensors[name].shape
-    return shape[0] if isinstance(_layer(lm, name), Conv1D) else shape[1]
+    return shape[0] if isinstance(linear_layer(lm, name), Conv1D) else shape[1]
 
 
 @contextmanager
@@ -186,7 +163,7 @@ def _inputs_seen(
     def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda _, args: seen(name, args[0][real[0]])
 
-    handles = [_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
+    handles = [linear_layer(lm, name).register_forward_pre_hook(hook(name)) for name in names]
     try:
         yield read
     finally:

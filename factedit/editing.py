@@ -46,7 +46,7 @@ def edit(
         background: for methods that use the curvature, what enters the named matrices while the
             root reads unmodified facts; measured on the anchors where it is not given.
         texts: in which no edited subject occurs (factedit.own_text); `auto`'s neurons are kept silent there,
-            and answers are not finished by neurons where none are given.
+            and answers are not finished by neurons where none are given. `crisp` measures on them.
 
     Raises:
         NoSuchBlock; EditingError: no tensor to train, or none that the method can move; edits that contradict

@@ -6,7 +6,7 @@ from typing import Literal
 
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodName, MethodSpec, Norm, ParameterSet
 
-Rule = Literal["adam", "natural", "natural_adam", "closed_form", "memory", "context"]
+Rule = Literal["adam", "projected_adam", "natural_adam", "closed_form", "memory", "context"]
 Target = Literal["answer_and_stop", "answer", "first_position"]
 Unmodified = Literal["none", "mixed", "all"]
 
@@ -70,10 +70,10 @@ _ADAM = Preset(
     radius={"l_inf": 5e-3, "l_2": 2.0, "fisher": 2.0},
     tried=True,
 )
-_NATURAL = Preset(
-    rule="natural",
+_CRISP = Preset(
+    rule="projected_adam",
     parameters="mlp_out",
-    anchors=AnchorSpec(count=0, weight=0.0),
+    anchors=AnchorSpec(count=300, weight=0.0),  # measured on only
     depth=(0.76, 0.93),
     radius={"l_inf": 5e-2, "l_2": 30.0, "fisher": 30.0},
 )
@@ -125,8 +125,9 @@ PRESETS: Mapping[MethodName, Preset] = {
         tried=True,
         lookup_depth=(0.41, 0.52),
     ),
-    # CrispEdit (ICML 2026): steps projected out of the directions of high curvature, by K-FAC.
-    "crisp": _NATURAL,
+    # CrispEdit (Ikram et al., ICML 2026, arXiv 2602.15823): steps projected out of the directions of high
+    # curvature, by K-FAC (factedit.low_curvature).
+    "crisp": _CRISP,
     # Zhu et al. 2020, "Modifying Memories in Transformer Models", section 3: the constrained objective,
     # its two ways to fine-tune, and section 4's reference.
     "constrained_ftm": _ADAM,

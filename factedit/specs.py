@@ -46,6 +46,7 @@ class AnchorSpec(_Spec):
 
 USUAL: Mapping[str, Mapping[str, float]] = {
     "auto": {"max_steps": 280, "learning_rate": 3e-3, "damping": 1e-2},
+    "crisp": {"max_steps": 600, "learning_rate": 1e-3, "damping": 0.1},
     "retrain": {"max_steps": 5000, "learning_rate": 5e-5},
     "ft_l": {"max_steps": 5000},
     "ft_m": {"max_steps": 5000},
@@ -67,7 +68,7 @@ class MethodSpec(_Spec):
         description="`constrained_ftm`: fine-tune on the modified facts inside a ball around the root; "
         "`ftm`: the same with no ball; `auto`: a neuron for each subject first, then fine-tuning beside "
         "anchors by steps that avoid the directions which unmodified facts use (and that alone, inside "
-        "your ball, if you give a constraint); `crisp`: by such steps alone. "
+        "your ball, if you give a constraint); `crisp`: steps kept out of directions of high curvature. "
         "`fta`: modified and unmodified facts mixed, with no ball unless one is given; `retrain`: "
         "the reference, all facts anew from the root. One matrix, on the edit's own prompt: `ft_l`, `ft_m`, "
         "`loc_ft`. Closed form, with no ball: `rome`, `memit`, `alphaedit`, `ultraedit`. No weight at all: "
@@ -81,8 +82,8 @@ class MethodSpec(_Spec):
         default=120,
         ge=1,
         le=5000,
-        description="Optimiser steps at most (`auto`: 280; where the method goes by epochs: 5000); "
-        "stops early once every edit holds.",
+        description="Optimiser steps at most (`auto`: 280; `crisp`: 600; where the method goes by epochs: "
+        "5000); stops early once every edit holds.",
     )
     epochs: int | None = Field(
         default=None,
@@ -94,13 +95,14 @@ class MethodSpec(_Spec):
         default=5e-4,
         gt=0,
         le=1,
-        description="Adam's step size (`auto`: 3e-3; `retrain`: 5e-5); `crisp` needs none.",
+        description="Adam's step size (`auto`: 3e-3; `crisp`: 1e-3; `retrain`: 5e-5).",
     )
     damping: Finite = Field(
         default=3e-3,
         gt=0,
         le=100,
         description="The share of the mean curvature below which a direction is unused (`auto`: 1e-2); "
+        "`crisp`: the share of all curvature that is left open to steps, below 1 (0.1); "
         "`rome`, `memit`: what is added to the covariance.",
     )
     anchors: AnchorSpec | None = Field(
@@ -131,6 +133,12 @@ class MethodSpec(_Spec):
             raise ValueError(
                 f"`{self.name}` moves matrices only; use mlp, mlp_out, attention, or constrained_ftm."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_share_of_the_curvature(self) -> Self:
+        if self.name == "crisp" and self.damping >= 1:
+            raise ValueError("`crisp` leaves a share of the curvature open: give a damping below 1.")
         return self
 
     @model_validator(mode="after")

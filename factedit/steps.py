@@ -6,62 +6,46 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from factedit.curvature import HalfPreconditioner, Preconditioner
+from factedit.curvature import HalfPreconditioner
+from factedit.low_curvature import LowCurvature
 
 
 class StepRule(Protocol):
-    """Moves `weights` (fp32, in place) on their `gradients` (fp32), given the loss they are of.
+    """Moves `weights` (fp32, in place) on their `gradients` (fp32)."""
 
-    Attributes:
-        separate: whether the facts' loss and the anchors' divergence each take a step of their own,
-            one after the other; else one step is taken on their weighted sum.
-    """
-
-    separate: bool
-
-    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], loss: float) -> None:
+    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         """One step."""
 
 
 class AdamSteps:
     """Adam (Kingma and Ba 2015): the optimiser of Zhu et al. 2020, section 4.1."""
 
-    separate = False
-
-    def __init__(self, learning_rate: float) -> None:
-        self._learning_rate = learning_rate
+    def __init__(self, learning_rate: float, betas: tuple[float, float] = (0.9, 0.95)) -> None:
+        self._learning_rate, self._betas = learning_rate, betas
         self._optimizer: torch.optim.Adam | None = None
 
-    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], loss: float) -> None:
+    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         if self._optimizer is None:
             self._optimizer = torch.optim.Adam(
-                list(weights.values()), lr=self._learning_rate, betas=(0.9, 0.95)
+                list(weights.values()), lr=self._learning_rate, betas=self._betas
             )
         for name, weight in weights.items():
             weight.grad = gradients[name]
         self._optimizer.step()
 
 
-class NaturalSteps:
-    """Preconditioned descent, each step as long as Polyak's rule says (Polyak 1987, section 5.3).
+class ProjectedSteps:
+    """Another rule's steps on gradients that were projected onto the directions of low curvature first.
 
-    Were the loss linear in the weights, a step would take `share` of it away; so there is no
-    learning rate to be tuned for a model or a batch. The facts and the anchors take turns: a sum
-    would need a weight between them, and the rule's length would be wrong for both.
+    CrispEdit (Ikram et al., ICML 2026), by Adam as in the authors' own runs. What Adam makes of such
+    gradients is not projected again.
     """
 
-    separate = True
+    def __init__(self, project: LowCurvature, rule: StepRule) -> None:
+        self._project, self._rule = project, rule
 
-    def __init__(self, preconditioner: Preconditioner, share: float = 0.7) -> None:
-        self._preconditioner, self._share = preconditioner, share
-
-    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], loss: float) -> None:
-        directions = {name: self._preconditioner(name, g) for name, g in gradients.items()}
-        slope = sum(float((gradients[name] * d).sum()) for name, d in directions.items())
-        if slope <= 0:  # no gradient is left
-            return
-        for name, weight in weights.items():
-            weight -= (self._share * loss / slope) * directions[name]
+    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
+        self._rule(weights, {name: self._project(name, each) for name, each in gradients.items()})
 
 
 class NaturalAdamSteps:
@@ -69,11 +53,10 @@ class NaturalAdamSteps:
 
     Adam alone moves each weight by the same length, whatever depends on it: it is quick to make facts
     hold, and spills over. Natural steps spare what is used, but need a length. Adam on V, where
-    W = W0 + V H (HalfPreconditioner), has both: the steps of CrispEdit's kind (ICML 2026), with a
-    length of their own for each coordinate. Steps grow for `WARM_UP` steps and shrink to a tenth at `total`.
+    W = W0 + V H (HalfPreconditioner), has both: directions are damped by how much they are used, where
+    CrispEdit closes some (ProjectedSteps). Steps grow for `WARM_UP` steps and shrink to a tenth at `total`.
     """
 
-    separate = False
     WARM_UP = 5
     BETAS = (0.9, 0.95)
 
@@ -82,7 +65,7 @@ class NaturalAdamSteps:
         self._moments: dict[str, tuple[Tensor, Tensor]] = {}
         self._step = 0
 
-    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], loss: float) -> None:
+    def __call__(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor]) -> None:
         self._step += 1
         pace = min(1.0, self._step / self.WARM_UP) * max(0.1, 1 - self._step / self._total)
         first, second = self.BETAS

@@ -65,6 +65,11 @@ class Plan:
         return [block for block in self.blocks if block not in {*self.looking_up, self.reading}]
 
     @property
+    def reads_texts(self) -> bool:
+        """Whether the method makes use of running text (EditTask.texts)."""
+        return bool(self.looking_up) or self.preset.rule == "projected_adam"
+
+    @property
     def subject_blocks(self) -> list[int]:
         """The blocks below those, in which neurons know subjects and the words of their names."""
         return [block for block in self.blocks if block in {*self.looking_up, self.reading}]

@@ -131,15 +131,13 @@ class Trainer:
                     if steps >= self.plan.max_steps:
                         break
                     loss = self._backward(facts, step, objective)
-                    if anchors is not None and not self.rule.separate:
+                    if anchors is not None:
                         loss += self._anchors_backward(anchors)
                     losses.append(loss)
                     if loss < objective.enough:
                         self._pass_over()
                         continue
-                    self._step(loss)
-                    if anchors is not None and self.rule.separate:
-                        self._step(self._anchors_backward(anchors))
+                    self._step()
                     steps += 1
                     progress(Progress(step=steps, loss=loss, holding=holding, total=total))
                 epoch, mean = epoch + 1, sum(losses) / len(losses)
@@ -170,7 +168,7 @@ class Trainer:
         loss = 0.0
         for _ in range(steps):
             loss = self._anchors_backward(anchors)
-            self._step(loss)
+            self._step()
         return loss
 
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
@@ -186,7 +184,7 @@ class Trainer:
         for name in self.names:
             self.lm.tensors[name].grad = None
 
-    def _step(self, loss: float) -> None:
+    def _step(self) -> None:
         gradients: dict[str, Tensor] = {}
         for name, master in self.masters.items():
             parameter = self.lm.tensors[name]
@@ -194,7 +192,7 @@ class Trainer:
             gradients[name] = torch.zeros_like(master) if found is None else found.float()
             parameter.grad = None
         with torch.no_grad():
-            self.rule(self.masters, gradients, loss)
+            self.rule(self.masters, gradients)
             self.constraint.project(self.masters, self._roots32)
             for name, master in self.masters.items():
                 # The forward pass runs on the rounded weights: what is trained is what is served.

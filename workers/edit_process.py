@@ -89,7 +89,7 @@ def _train(
         seed=order.seed,
         progress=tell.progress,
         background=lambda names: _background(bench, order, lm, tell, names),
-        texts=bench.running_text(order) if chosen.looking_up else None,
+        texts=bench.running_text(order) if chosen.reads_texts else None,
     )
 
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, build_constraint, distance_fisher
-from factedit.curvature import HalfPreconditioner, NoCurvature, Preconditioner
 from factedit.fisher import fisher_diagonal
 from factedit.frozen_context import FrozenContexts
 from factedit.holding import Anchors, next_token_log_probabilities
 from factedit.methods.material import Material, example_set, kind_of, material_of, objective_of
+from factedit.methods.step_rules import step_rules
 from factedit.overlay import RESERVED, applied
 from factedit.prompts import Example, next_token_example
-from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps, StepRule
+from factedit.steps import StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
 from factedit.training import Progress, Trained, Trainer, TrainingPlan
 from factedit.unmodified import unmodified_examples
@@ -40,7 +40,7 @@ def fine_tune(task: EditTask) -> Edited:
     torch.manual_seed(task.seed)
     _check(task)
     lm, chosen = task.lm, task.plan
-    new_rule, fisher = _step_rules(task), _fisher(task)
+    new_rule, fisher = step_rules(task), _fisher(task)
     ball = build_constraint(chosen.norm, chosen.radius or 0.0, fisher)
     held, root_answers = _held(task)
     material = material_of(task)
@@ -120,26 +120,6 @@ def _check(task: EditTask) -> None:
                 f"`{name}` starts at the root, but the version it builds on has changed blocks {blocks} "
                 "in matrices that it was not given: leave blocks and parameters out."
             )
-
-
-def _step_rules(task: EditTask) -> Callable[[], StepRule]:
-    """What makes a fresh step rule."""
-    method = task.method
-    if task.plan.preset.rule == "adam":
-        return lambda: AdamSteps(method.learning_rate)
-    try:
-        covariance = task.background(task.plan.names)
-    except NoCurvature as error:
-        raise EditingError(f"{error} Use the method constrained_ftm for this model.") from error
-    if covariance.tokens == 0:
-        raise EditingError(
-            f"`{method.name}` needs unmodified facts to measure what is to be left alone; give anchors."
-        )
-    if task.plan.preset.rule == "natural_adam":
-        half = HalfPreconditioner(task.lm, covariance, method.damping)
-        return lambda: NaturalAdamSteps(half, method.learning_rate, method.max_steps)
-    preconditioner = Preconditioner(task.lm, covariance, method.damping)
-    return lambda: NaturalSteps(preconditioner)
 
 
 def _fisher(task: EditTask) -> dict[str, Tensor] | None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from factedit.curvature import Covariance, HalfPreconditioner, NoCurvature, Preconditioner, measure
+from factedit.curvature import Covariance, HalfPreconditioner, NoCurvature, measure
 from factedit.models import LanguageModel
 from factedit.prompts import prompt_ids
-from factedit.steps import AdamSteps, NaturalAdamSteps, NaturalSteps
+from factedit.steps import AdamSteps, NaturalAdamSteps
 from tests.support.tiny_models import SHAPES, tiny_model
 
 PROMPTS = ["The capital of France is", "Oslo lies in", "Rome is", "The people of New York speak Paris"]
@@ -67,79 +67,9 @@ def test_a_norms_weight_has_no_curvature(llama: LanguageModel) -> None:
         measure(llama, [norm], PROMPTS)
 
 
-def preconditioner(sums: Tensor, damping: float, llama: LanguageModel) -> tuple[str, Preconditioner]:
-    name = llama.block_tensors(0, "mlp_out")[0]
-    return name, Preconditioner(llama, Covariance({name: sums}, 1), damping)
-
-
-def test_the_preconditioner_divides_by_each_directions_damped_share(llama: LanguageModel) -> None:
-    # Mean eigenvalue (2 + 4 + 0 + ...) / 64; directions of shares s are divided by s / mean + damping.
-    diagonal = torch.zeros(64)
-    diagonal[:2] = torch.tensor([64.0, 128.0])
-    name, precondition = preconditioner(diagonal.diag(), 0.5, llama)
-    got = precondition(name, torch.ones(32, 64))[0]
-    # The mean is 3, so the shares are 64/3, 128/3 and 0.
-    expected = torch.full((64,), 2.0)
-    expected[:2] = torch.tensor([1 / (64 / 3 + 0.5), 1 / (128 / 3 + 0.5)])
-    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_preconditioner_is_the_inverse_that_least_squares_asks_for(llama: LanguageModel) -> None:
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(200, 64, generator=generator)
-    sums = inputs.T @ inputs
-    gradient = torch.randn(32, 64, generator=generator)
-    name, precondition = preconditioner(sums, 0.1, llama)
-    damped = sums / sums.diagonal().mean() + 0.1 * torch.eye(64)
-    solved = torch.linalg.lstsq(damped.T, gradient.T).solution.T
-    torch.testing.assert_close(precondition(name, gradient), solved, atol=1e-3, rtol=1e-3)
-
-
-def test_where_nothing_was_read_every_direction_is_free(llama: LanguageModel) -> None:
-    name, precondition = preconditioner(torch.zeros(64, 64), 0.1, llama)
-    gradient = torch.randn(32, 64)
-    assert torch.equal(precondition(name, gradient), gradient)
-
-
-def test_a_conv1d_is_preconditioned_along_its_first_axis(tmp_path: Path) -> None:
-    gpt2 = tiny_model(tmp_path, "gpt2")
-    (name,) = gpt2.block_tensors(0, "mlp_out")
-    diagonal = torch.zeros(64)
-    diagonal[0] = 64.0
-    precondition = Preconditioner(gpt2, Covariance({name: diagonal.diag()}, 1), 1.0)
-    got = precondition(name, torch.ones(gpt2.tensors[name].shape))
-    torch.testing.assert_close(got[0], torch.full((32,), 1 / 65))
-    torch.testing.assert_close(got[1:], torch.ones(63, 32))
-
-
-def test_a_linear_losss_natural_step_takes_its_share_of_the_loss_away(llama: LanguageModel) -> None:
-    name, precondition = preconditioner(torch.eye(64), 0.1, llama)
-    gradient = torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
-    weights = {name: torch.zeros(32, 64)}
-    NaturalSteps(precondition, share=0.7)(weights, {name: gradient}, loss=2.0)
-    assert float((weights[name] * gradient).sum()) == pytest.approx(-0.7 * 2.0, rel=1e-4)
-
-
-def test_a_natural_step_without_a_gradient_moves_nothing(llama: LanguageModel) -> None:
-    name, precondition = preconditioner(torch.eye(64), 0.1, llama)
-    weights = {name: torch.ones(32, 64)}
-    NaturalSteps(precondition)(weights, {name: torch.zeros(32, 64)}, loss=2.0)
-    assert torch.equal(weights[name], torch.ones(32, 64))
-
-
-def test_a_natural_step_moves_what_the_background_does_not_use(llama: LanguageModel) -> None:
-    used = torch.zeros(64)
-    used[:32] = 1.0
-    name, precondition = preconditioner(used.diag(), 1e-3, llama)
-    weights = {name: torch.zeros(32, 64)}
-    NaturalSteps(precondition)(weights, {name: torch.ones(32, 64)}, loss=1.0)
-    moved = weights[name].abs()
-    assert moved[:, 32:].min() > 1000 * moved[:, :32].max()
-
-
 def test_adams_first_step_is_the_learning_rate_against_the_gradients_sign() -> None:
     weights = {"w": nn.Parameter(torch.tensor([1.0, 1.0, 1.0])).data}
-    AdamSteps(0.1)(weights, {"w": torch.tensor([5.0, -0.01, 0.0])}, loss=1.0)
+    AdamSteps(0.1)(weights, {"w": torch.tensor([5.0, -0.01, 0.0])})
     torch.testing.assert_close(weights["w"], torch.tensor([0.9, 1.1, 1.0]), atol=1e-5, rtol=1e-5)
 
 
@@ -164,7 +94,7 @@ def test_natural_adam_moves_unused_directions_as_adam_and_spares_the_used_ones(l
     name, once = half(used.diag(), 1e-4, llama)
     weights = {name: torch.zeros(32, 64)}
     steps = NaturalAdamSteps(once, learning_rate=0.01, total=1000)
-    steps(weights, {name: torch.ones(32, 64)}, loss=1.0)
+    steps(weights, {name: torch.ones(32, 64)})
     moved = -weights[name]
     # The first of five steps of warming up.
     torch.testing.assert_close(moved[:, 32:], torch.full((32, 32), 0.01 / 5), rtol=0.01, atol=0)

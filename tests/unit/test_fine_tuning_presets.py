@@ -1,6 +1,6 @@
 """The presets of fine-tuning: what each changes, what it trains on, and that the root stays as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from factedit.facts import Edit, Fact
 from factedit.fisher import fisher_diagonal
 from factedit.forward import target_logits
 from factedit.holding import holding
+from factedit.kronecker import Factors, kronecker_factors
+from factedit.methods import step_rules
 from factedit.models import LanguageModel
 from factedit.overlay import applied, root_digest
 from factedit.presets import PRESETS, anchors_of
-from factedit.prompts import answer_example, collate
+from factedit.prompts import answer_example, collate, next_token_example
 from factedit.relations import Relation, builtin_catalogue, is_probe
+from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, Blocks, ConstraintSpec, MethodName, MethodSpec
 from factedit.task import Edited, EditingError, plan
 from factedit.unmodified import facts_by_prompt, relation_examples, unmodified_examples
@@ -382,9 +385,53 @@ def test_the_fisher_information_is_the_roots_whatever_the_parent(llama: Language
 def test_the_fisher_ball_needs_unmodified_facts(llama: LanguageModel) -> None:
     with pytest.raises(EditingError, match="`fisher` is measured on unmodified facts; give anchors"):
         edited(llama, "constrained_ftm", anchors=[], constraint=ConstraintSpec(norm="fisher"))
-    assert anchors_of(MethodSpec(name="crisp"), "fisher").count > 0
-    assert anchors_of(MethodSpec(name="crisp"), "l_inf").count == 0
-    assert anchors_of(MethodSpec(name="crisp", initial="relation_facts"), "l_inf").count > 0
+    assert anchors_of(MethodSpec(name="loc_ft"), "fisher").count > 0
+    assert anchors_of(MethodSpec(name="loc_ft"), "l_inf").count == 0
+    assert anchors_of(MethodSpec(name="loc_ft", initial="relation_facts"), "l_inf").count > 0
+
+
+# Kept out of directions of high curvature: crisp
+
+
+@pytest.mark.parametrize(
+    ("anchors", "texts"), [(ANCHORS, []), ([], ["Rome lies in Italy", "Oslo lies in Norway"])]
+)
+def test_crisp_is_measured_on_anchors_and_running_text_whichever_there_are(
+    llama: LanguageModel, anchors: list[str], texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[list[str]] = []
+
+    def watched(lm: LanguageModel, names: list[str], texts: list[str], *rest: int) -> Mapping[str, Factors]:
+        read.append(texts)
+        return kronecker_factors(lm, names, texts, *rest)
+
+    monkeypatch.setattr(step_rules, "kronecker_factors", watched)
+    assert edited(llama, "crisp", anchors=anchors, texts=RunningText.of(llama, texts)).tensors
+    assert read == [[*texts, *anchors]]
+
+
+def test_crisp_is_refused_where_there_are_neither(llama: LanguageModel) -> None:
+    with pytest.raises(EditingError, match="`crisp` needs unmodified facts to measure"):
+        edited(llama, "crisp", anchors=[])
+
+
+def test_running_text_is_asked_for_by_methods_that_read_it(llama: LanguageModel) -> None:
+    asked = {name: plan(llama, MethodSpec(name=name), "auto", ConstraintSpec()).reads_texts for name in NEW}
+    assert [name for name, reads in asked.items() if reads] == ["crisp"]
+
+
+def test_the_more_curvature_is_left_open_the_more_crisp_bends_what_is_unmodified(
+    llama: LanguageModel,
+) -> None:
+    def bent(damping: float) -> float:
+        made = edited(llama, "crisp", method={"damping": damping, "learning_rate": 2e-3, "max_steps": 1})
+        with applied(llama, made.tensors), torch.no_grad():
+            return float(kept.divergence(range(len(ANCHORS))))
+
+    examples = [next_token_example(llama, prompt) for prompt in ANCHORS]
+    answers = training.next_token_log_probabilities(llama, examples)
+    kept = training.Anchors(ExampleSet(llama, examples, list(range(len(ANCHORS))), 0), answers)
+    assert bent(0.02) < bent(0.3) < bent(0.99)
 
 
 # The initial state

@@ -48,6 +48,7 @@ def test_what_goes_by_epochs_is_not_cut_short_after_120_steps() -> None:
         ({"name": "retrain", "initial": "relation_facts"}, "initial is for constrained_ftm, crisp"),
         ({"name": "ftm", "initial": "scratch"}, "'given' or 'relation_facts'"),
         ({"name": "crisp", "parameters": "all"}, "`crisp` moves matrices only"),
+        ({"name": "crisp", "damping": 1.0}, "give a damping below 1"),
         ({"name": "ft_x"}, "'ft_l', 'ft_m'"),
         ({"name": ["ft_l"]}, "name"),
     ],
