@@ -16,7 +16,7 @@ from factedit.example_sets import ExampleSet
 from factedit.facts import Edit, Fact
 from factedit.fisher import fisher_diagonal
 from factedit.forward import target_logits
-from factedit.holding import holding
+from factedit.holding import Anchors, holding, next_token_log_probabilities
 from factedit.kronecker import Factors, kronecker_factors
 from factedit.methods import step_rules
 from factedit.models import LanguageModel
@@ -429,8 +429,8 @@ def test_the_more_curvature_is_left_open_the_more_crisp_bends_what_is_unmodified
             return float(kept.divergence(range(len(ANCHORS))))
 
     examples = [next_token_example(llama, prompt) for prompt in ANCHORS]
-    answers = training.next_token_log_probabilities(llama, examples)
-    kept = training.Anchors(ExampleSet(llama, examples, list(range(len(ANCHORS))), 0), answers)
+    answers = next_token_log_probabilities(llama, examples)
+    kept = Anchors(ExampleSet(llama, examples, list(range(len(ANCHORS))), 0), answers)
     assert bent(0.02) < bent(0.3) < bent(0.99)
 
 
