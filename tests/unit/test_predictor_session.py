@@ -161,6 +161,18 @@ def plain(number: int) -> Asked:
     return Asked(Question(f"{COUNTRIES[number % len(COUNTRIES)]}"), 1)
 
 
+def test_a_slice_is_small_while_free_text_waits_for_it(toy: LanguageModel, read: list[int]) -> None:
+    session = session_of(toy)
+    long = Asked(Question("of France", candidates=names(300)), 0)
+    text = Asked(Question("The capital of France is"), 2)
+    found = session.turn([long, text], ())
+    while not found:
+        found = session.turn((), ())
+    session.turn((), ())
+    assert [asked for asked, _ in found] == [text]
+    assert 0 < 3 * read[0] < read[-1]
+
+
 def test_who_leaves_has_no_further_candidate_read(toy: LanguageModel, read: list[int]) -> None:
     session = session_of(toy)
     long = Asked(Question("The capital of France is", candidates=names(1000)), 0)

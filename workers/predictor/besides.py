@@ -18,6 +18,8 @@ from workers.predictor.questions import Asked, Candidate, Token
 
 SLICE = 512
 """Tokens that a slice reads at most, padding included, or else one sequence: as many as the decoder reads."""
+SMALL_SLICE = 128
+"""The same where free text is under way, whose every token waits for a slice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,9 @@ class Reader:
     def leave(self, asked: Asked) -> None:
         self._readings.pop(asked, None)
 
-    def step(self) -> list[tuple[Asked, Besides | PredictorError]]:
-        """Read one slice, if there is anything to read; those of whom all is read."""
-        chosen = self._slice()
+    def step(self, most: int = SLICE) -> list[tuple[Asked, Besides | PredictorError]]:
+        """Read one slice of `most` tokens, if there is anything to read; those of whom all is read."""
+        chosen = self._slice(most)
         ranked = [(reading, example) for reading, example in chosen if example is not None]
         scores = log_probabilities(self._lm, [example for _, example in ranked])
         for (reading, _), score in zip(ranked, scores, strict=True):
@@ -103,12 +105,12 @@ class Reader:
         whole = [reading.asked for reading in {reading for reading, _ in chosen} if not reading.left]
         return [(asked, self._result(self._readings.pop(asked))) for asked in whole]
 
-    def _slice(self) -> list[tuple[_Reading, Example | None]]:
+    def _slice(self, most: int) -> list[tuple[_Reading, Example | None]]:
         chosen: list[tuple[_Reading, Example | None]] = []
         longest = 0
         for reading, example in self._in_turn():
             longest = max(longest, reading.length if example is None else len(example.ids))
-            if chosen and (len(chosen) + 1) * longest > SLICE:
+            if chosen and (len(chosen) + 1) * longest > most:
                 break
             chosen.append((reading, example))
         return chosen

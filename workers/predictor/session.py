@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from factedit.generation import Generation
 from factedit.models import LanguageModel
 from factedit.prompts import names_tokens, prompt_ids
-from workers.predictor.besides import Besides, Reader
+from workers.predictor.besides import SLICE, SMALL_SLICE, Besides, Reader
 from workers.predictor.checks import problem_of
 from workers.predictor.errors import PredictorError
 from workers.predictor.free import Free
@@ -49,7 +49,8 @@ class Session:
                 self._drop(asked)
             else:
                 self._under_way[asked].text = text
-        for asked, besides in self._reader.step():
+        writing = any(parts.text is None for parts in self._under_way.values())
+        for asked, besides in self._reader.step(SMALL_SLICE if writing else SLICE):
             if isinstance(besides, PredictorError):
                 failed.append((asked, besides))
                 self._drop(asked)
