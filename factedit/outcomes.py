@@ -1,7 +1,6 @@
 """What a version answered, as it is scored (factedit.scoring). No torch here."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +18,6 @@ class ProbeOutcome:
     @property
     def known(self) -> bool:
         return self.answer_right or bool(self.ranked_first)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +46,3 @@ class EditOutcome:
     teacher_forced: bool
     paraphrases: tuple[PromptOutcome, ...]
     old_ranked_first: bool | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)

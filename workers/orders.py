@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from factedit.facts import Edit, Probe
+from factedit.outcomes import EditOutcome, ProbeOutcome
 from factedit.relations import Relation
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 
@@ -76,47 +77,12 @@ class ScoreOrder(Order):
     said: dict[str, str] = {}
 
 
-class PromptAnswer(_Message):
-    """One answer to one prompt of an edit."""
-
-    prompt: str
-    answer: str
-    right: bool
-    old_ranked_first: bool | None = None
-
-
-class EditAnswer(_Message):
-    """What a version answers to an edit; as factedit.outcomes.EditOutcome."""
-
-    edit_id: str
-    prompt: str
-    answer: str
-    right: bool
-    stopped: bool
-    teacher_forced: bool
-    paraphrases: list[PromptAnswer]
-    old_ranked_first: bool | None = None
-
-
-class ProbeAnswer(_Message):
-    """What a version answers to a probe; as factedit.outcomes.ProbeOutcome."""
-
-    probe_id: str
-    answer: str
-    answer_right: bool
-    ranked_first: bool | None
-
-    @property
-    def known(self) -> bool:
-        return self.answer_right or bool(self.ranked_first)
-
-
 class Answers(_Message):
     """All that one version answered to a score order. `neighbors`: by edit, in the order's order."""
 
-    edits: list[EditAnswer]
+    edits: list[EditOutcome]
     neighbors: list[list[str]]
-    probes: list[ProbeAnswer]
+    probes: list[ProbeOutcome]
 
 
 class ScoreDone(_Message):

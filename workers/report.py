@@ -7,8 +7,9 @@ from typing import Any
 from factedit.answers import clause
 from factedit.facts import Edit
 from factedit.gate import Pair, Verdict, judge
+from factedit.outcomes import EditOutcome, ProbeOutcome
 from factedit.specs import GateSpec
-from workers.orders import Answers, EditAnswer, ProbeAnswer
+from workers.orders import Answers
 from workers.selection import Asked
 from workers.work import Json
 
@@ -29,14 +30,14 @@ class Evidence:
     reverted: Sequence[Edit] = ()
     restored: Collection[str] = ()
     asked: list[Asked] = field(default_factory=list)
-    before: dict[str, ProbeAnswer] = field(default_factory=dict)
-    after: dict[str, ProbeAnswer] = field(default_factory=dict)
-    edits_before: list[EditAnswer] = field(default_factory=list)
-    edits_after: list[EditAnswer] = field(default_factory=list)
+    before: dict[str, ProbeOutcome] = field(default_factory=dict)
+    after: dict[str, ProbeOutcome] = field(default_factory=dict)
+    edits_before: list[EditOutcome] = field(default_factory=list)
+    edits_after: list[EditOutcome] = field(default_factory=list)
     neighbors_before: list[list[str]] = field(default_factory=list)
     neighbors_after: list[list[str]] = field(default_factory=list)
-    reverted_before: list[EditAnswer] = field(default_factory=list)
-    reverted_after: list[EditAnswer] = field(default_factory=list)
+    reverted_before: list[EditOutcome] = field(default_factory=list)
+    reverted_after: list[EditOutcome] = field(default_factory=list)
 
     def add(self, asked: Sequence[Asked], before: Answers, after: Answers) -> None:
         """Take in the answers to one order; the edits, then those reverted, are in the first one only."""
@@ -97,7 +98,7 @@ def report(
     }
 
 
-def _edit(edit: Edit, before: EditAnswer, after: EditAnswer) -> Json:
+def _edit(edit: Edit, before: EditOutcome, after: EditOutcome) -> Json:
     return {
         "edit_id": edit.id,
         "kind": edit.kind,

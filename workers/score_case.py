@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
+from factedit.outcomes import ProbeOutcome
 from factedit.relations import Relation
 from factedit.specs import GateSpec
 from service import continuity, jobs, probes, versions
@@ -12,7 +13,6 @@ from service.batches import edit_of
 from service.errors import Conflict
 from service.leases import Claim
 from service.tables import EditRow, Job, Model, ProbeOutcomeRow, Version
-from workers.orders import ProbeAnswer
 from workers.report import Evidence
 from workers.rows import probe_of, relations_of
 from workers.selection import Selection, select
@@ -109,13 +109,13 @@ def _reverting(s: Session, job: Job, production: Version, candidate: Version) ->
     return _Sides(remaining, [*reverted, *restored], kept, reverted, restored)
 
 
-def answers(s: Session, version_id: str) -> dict[str, ProbeAnswer]:
+def answers(s: Session, version_id: str) -> dict[str, ProbeOutcome]:
     """What a version has answered to its model's probes, by probe."""
     return {probe_id: _answer(row) for probe_id, row in probes.outcomes(s, version_id).items()}
 
 
-def _answer(row: ProbeOutcomeRow) -> ProbeAnswer:
-    return ProbeAnswer(
+def _answer(row: ProbeOutcomeRow) -> ProbeOutcome:
+    return ProbeOutcome(
         probe_id=row.probe_id,
         answer=row.answer,
         answer_right=row.answer_right,

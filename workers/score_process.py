@@ -14,7 +14,7 @@ from factedit.word_states import WordStates
 from factedit.wording import evaluation_prompts
 from workers import kept
 from workers.bench import Bench, complaints
-from workers.orders import Answers, EditAnswer, ProbeAnswer, ScoreDone, ScoreOrder
+from workers.orders import Answers, ScoreDone, ScoreOrder
 from workers.work import Json, Tell
 
 
@@ -89,9 +89,9 @@ class _Version:
             progress=count.part(),
         )
         return Answers(
-            edits=[EditAnswer.model_validate(outcome.as_json()) for outcome in edits],
+            edits=edits,
             neighbors=self._neighbors(),
-            probes=[ProbeAnswer.model_validate(outcome.as_json()) for outcome in answered],
+            probes=answered,
         )
 
     def _neighbors(self) -> list[list[str]]:

@@ -3,13 +3,14 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from factedit.gate import Verdict
+from factedit.outcomes import ProbeOutcome
 from factedit.specs import GateSpec
 from service import aliases, events, leases, probes, reports
 from service.errors import Conflict
@@ -17,7 +18,7 @@ from service.leases import Claim
 from service.settings import Settings
 from service.tables import NOW, PRODUCTION, Alias, Job
 from workers import score_case
-from workers.orders import ProbeAnswer, ScoreDone, ScoreOrder
+from workers.orders import ScoreDone, ScoreOrder
 from workers.report import report
 from workers.score_case import Case
 from workers.selection import Asked
@@ -63,7 +64,7 @@ class Comparison:
     spent: Seconds
     gate: GateSpec = field(init=False)
     case: Case = field(init=False)
-    fresh: dict[str, list[ProbeAnswer]] = field(init=False)
+    fresh: dict[str, list[ProbeOutcome]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.gate = GateSpec.model_validate(self.claim.request.get("gate", {}))
@@ -136,7 +137,7 @@ class Comparison:
     def _keep_answers(self, s: Session) -> None:
         earlier = {one.probe.id for one in self.case.evidence.asked if one.group == "earlier_edit"}
         for version_id, answers in self.fresh.items():
-            rows = [answer.model_dump() for answer in answers if answer.probe_id not in earlier]
+            rows = [asdict(answer) for answer in answers if answer.probe_id not in earlier]
             probes.store_outcomes(s, version_id, rows)
 
     def _report(self, verdict: Verdict, timings: Json) -> Json:
