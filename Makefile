@@ -24,8 +24,8 @@ demo: $(RUNTIME)  ## Run the main job on a real model: edit, score, promote, com
 serve: $(RUNTIME)  ## Start the whole stack and leave it running; prints the URL and a key
 	@$(BIN)/factedit serve --default-model
 
-test: $(TOOLS)  ## Run all tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: $(TOOLS)  ## Run all tests, two files at once, each on a thread
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(TOOLS)  ## Run ruff, mypy --strict and import-linter
 	$(BIN)/ruff check .

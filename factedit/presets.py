@@ -144,7 +144,8 @@ PRESETS: Mapping[MethodName, Preset] = {
         tried=False,
     ),
     # Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 3.4 (FT, FT+L), as
-    # EasyEdit (Wang et al. 2024) runs them: objective_optimization "prompt_last" and "target_new".
+    # EasyEdit (Wang et al. 2024) runs them, objective_optimization "prompt_last" and "target_new"; but for
+    # Adam's second beta, which is 0.95 here and 0.999 there.
     "ft_l": replace(_ONE_MATRIX, target="first_position"),
     "ft_m": replace(_ONE_MATRIX, target="answer"),
     # Yang et al., "Fine-tuning Done Right in Model Editing" (ICLR 2026): LocFT-BF, section 5.

@@ -496,6 +496,7 @@ def test_a_method_that_is_not_possible_is_told_which_are(api: Api) -> None:
         ("Last-Event-ID", "x", "GET", f"/jobs/{new_id('job')}/events", None),
         ("Idempotency-Key", "a b", "POST", "/edits", EDITS),
     ],
+    ids=["If-Match", "Last-Event-ID", "Idempotency-Key"],
 )
 def test_a_wrong_header_is_named(
     api: Api, header: str, value: str, method: str, path: str, body: dict[str, Any] | None

@@ -39,7 +39,9 @@ def test_a_folder_too_deep_for_a_socket_gets_a_short_one(tmp_path: Path) -> None
     assert deep.socket_dir != deeper.socket_dir
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), NO_SUCH_PID, "", "rubbish"])
+@pytest.mark.parametrize(
+    "pid", [os.getpid(), NO_SUCH_PID, "", "rubbish"], ids=["ours", "nobody's", "empty", "rubbish"]
+)
 def test_a_pid_file_of_a_dead_server_is_cleared_away(tmp_path: Path, pid: object) -> None:
     """Also when its number has gone to another program, as in a container that starts anew."""
     server = Postgres(tmp_path)
