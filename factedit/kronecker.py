@@ -52,7 +52,7 @@ def kronecker_factors(
     if not texts:
         raise ValueError("The curvature is measured on texts; there are none.")
     examples = [_everywhere(lm, text) for text in texts]
-    generator = torch.Generator(lm.device).manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     sums: dict[str, Factors] = {}
     with _watched(lm, names) as seen:
         for index in _pieces(examples):
@@ -76,9 +76,12 @@ def kronecker_factors(
 
 @torch.no_grad()
 def sampled(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """A label for each row of `logits` [N, V], drawn from its own distribution, int64 [N]."""
+    """A label for each row of `logits` [N, V], drawn from its own distribution, int64 [N].
+
+    By a generator of the CPU's: the same draws on every kind of device.
+    """
     below = logits.softmax(-1).cumsum(-1)
-    drawn = torch.rand((len(logits), 1), generator=generator, device=logits.device)
+    drawn = torch.rand((len(logits), 1), generator=generator).to(logits.device)
     return (
         torch.searchsorted(below, drawn * below[:, -1:], right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
     )

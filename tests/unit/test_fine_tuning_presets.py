@@ -118,11 +118,17 @@ def test_the_same_seed_makes_the_same_bits(llama: LanguageModel, name: MethodNam
     assert same(edited(llama, name, seed=7).tensors, edited(llama, name, seed=7).tensors)
 
 
+def ball_of(name: MethodName, radius: float) -> ConstraintSpec:
+    """One of that radius, for a method that has a ball by default."""
+    bounded = PRESETS[name].constrained and PRESETS[name].norm != "none"
+    return ConstraintSpec(radius=radius) if bounded else ConstraintSpec()
+
+
 @pytest.mark.parametrize("name", ["fta", "retrain", "ft_m", "loc_ft", "crisp"])
 def test_the_edits_hold(lm: LanguageModel, name: MethodName) -> None:
     blocks: Blocks = [LAYERS - 2, LAYERS - 1] if name == "crisp" else "auto"
     steps = {"max_steps": 500, **({"epochs": 60} if name == "retrain" else {})}
-    result = edited(lm, name, blocks, method=steps, constraint=ConstraintSpec(radius=0.5))
+    result = edited(lm, name, blocks, method=steps, constraint=ball_of(name, 0.5))
     assert_holds(lm, result, stop=name != "ft_m")
     assert result.metrics["edits_holding"] == result.metrics["edits_total"] == len(EDITS)
 
@@ -447,7 +453,7 @@ def test_from_the_relations_facts_the_edits_hold_and_the_root_stays(
         name,
         [1, 2],
         method={"initial": "relation_facts", "max_steps": 500},
-        constraint=ConstraintSpec(radius=2.0),
+        constraint=ball_of(name, 2.0),
     )
     assert root_digest(llama) == before
     assert_holds(llama, result)
