@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from service.database import Database
 from service.migrate import upgrade
 from service.tables import Base
+from tests.support.working import Bench, add_probed_model
 from workers.stack.leftovers import mark
 from workers.stack.postgres import Postgres
 from workers.stack.redis import Redis
@@ -55,3 +57,12 @@ def redis_url(_redis_server: str) -> str:
     """An empty Redis."""
     redis.Redis.from_url(_redis_server).flushall()
     return _redis_server
+
+
+@pytest.fixture
+def bench(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
+    """A worker whose child computes nothing, and a model with probes."""
+    bench = Bench(database, redis_url, tmp_path)
+    add_probed_model(database)
+    yield bench
+    bench.close()

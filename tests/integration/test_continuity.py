@@ -1,24 +1,13 @@
 """Only what continues production is promoted: no rollback is undone, and nothing is dropped."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from service import aliases, jobs, leases, models, reverts, versions
 from service.database import Database
 from service.tables import PRODUCTION, Job
 from tests.support.records import add_job, edit_row
-from tests.support.working import Bench, add_probed_model, read
-
-
-@pytest.fixture
-def bench(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(database, redis_url, tmp_path)
-    add_probed_model(database)
-    yield bench
-    bench.close()
+from tests.support.working import Bench, read
 
 
 def queued(database: Database, subject: str, **fields: Any) -> str:

@@ -1,30 +1,20 @@
 """POST /jobs/{id}/revert: a batch is taken out again, by a job that goes the way of every job."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from service import leases, models, versions
-from service.database import Database
 from service.ids import new_id
 from service.tables import Version
 from tests.support.api import Api, counts, job_row, problem, refused_version, serve
 from tests.support.fake_work import REFUSED
 from tests.support.records import add_job, edit_row
-from tests.support.working import Bench, add_probed_model, types
+from tests.support.working import Bench, types
 
 Fact = tuple[str, str]
-
-
-@pytest.fixture
-def bench(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(database, redis_url, tmp_path)
-    add_probed_model(database)
-    yield bench
-    bench.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,18 +18,10 @@ from service.database import Database
 from service.leases import Claim
 from service.tables import PRODUCTION, Alias, Stage, Version
 from tests.support import fake_work as fake
-from tests.support.working import Bench, add_probed_model, cancel, post, read, tries, types, wait_until
+from tests.support.working import Bench, cancel, post, read, tries, types, wait_until
 from workers import score_stage
 from workers.supervisor import Done, Supervisor
 from workers.sweeper import Sweeper
-
-
-@pytest.fixture
-def bench(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Bench]:
-    bench = Bench(database, redis_url, tmp_path)
-    add_probed_model(database)
-    yield bench
-    bench.close()
 
 
 def meanwhile(act: Callable[[], None]) -> threading.Thread:

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from factedit.checkpoint_store import CheckpointStore, CorruptCheckpoint, MissingCheckpoint
-from service import aliases, jobs, leases, models, versions
+from service import aliases, jobs, leases, versions
 from service.database import Database
 from service.errors import NotFound
 from service.ids import new_id
 from service.tables import Model, Version
 from tests.support.api import candidate_of, claimed, promoted_version, refused_version, state_of
-from tests.support.records import add_job
+from tests.support.records import add_job, add_model
 from workers.verification import verify
 
 
@@ -37,19 +37,7 @@ def model(database: Database, store: CheckpointStore, tmp_path: Path) -> Model:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     with database.transaction() as s:
-        return models.create(
-            s,
-            name="toy",
-            source="folder:toy",
-            root_digest=store.publish_root(folder),
-            task="causal",
-            architecture="LlamaForCausalLM",
-            dtype="float32",
-            n_blocks=4,
-            n_parameters=1000,
-            info={},
-            actor="test",
-        )
+        return add_model(s, root_digest=store.publish_root(folder))
 
 
 def superseded(database: Database, model: Model, digest: str) -> Version:

@@ -14,12 +14,12 @@ from service.versions import Candidate
 DIGEST = "0" * 64
 
 
-def add_model(s: Session, name: str = "toy") -> Model:
+def add_model(s: Session, name: str = "toy", root_digest: str = DIGEST) -> Model:
     return models.create(
         s,
         name=name,
         source="folder:toy",
-        root_digest=DIGEST,
+        root_digest=root_digest,
         task="causal",
         architecture="LlamaForCausalLM",
         dtype="float32",

@@ -1,6 +1,5 @@
 """Where none of a version's neurons can speak its answers are the root's, and need not be asked for."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from factedit import greedy, root_answers
 from factedit.added_neurons import FIELDS, Neurons
-from factedit.facts import Probe
 from factedit.forward import target_logits
 from factedit.models import LanguageModel
 from factedit.outcomes import ProbeOutcome
@@ -19,18 +17,15 @@ from factedit.prompts import Example, collate, prompt_ids
 from factedit.root_answers import RootAnswers
 from factedit.scoring import score_probes
 from factedit.silence import _any_speaks, silent
-from tests.support.tiny_models import CITIES, COUNTRIES, PROMPT, SPECIAL, tiny_model, without_attention
-from tests.support.tiny_neurons import waiting_neurons
+from tests.support.tiny_models import COUNTRIES, PROMPT, SPECIAL, tiny_model
+from tests.support.tiny_neurons import blind_model, probes, sequences, steep, waiting_neurons
 
 CUE = "Germany"
 
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)
-    found = tiny_model(tmp_path_factory.mktemp("llama"), "llama")
-    without_attention(found, block=0)
-    return found
+    return blind_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +34,8 @@ def neurons(lm: LanguageModel) -> Neurons:
     return steep(waiting_neurons(lm, cue(lm)))
 
 
-def steep(found: Neurons) -> Neurons:
-    return replace(found, gate=10 * found.gate, thresholds=torch.tensor([[8.0, -9.0], [-9.0, -9.0]]))
-
-
 def cue(lm: LanguageModel) -> int:
     return prompt_ids(lm, CUE)[0]
-
-
-def probes() -> list[Probe]:
-    facts = zip(COUNTRIES, CITIES, strict=True)
-    return [Probe(str(i), PROMPT.format(c), city, (), CITIES) for i, (c, city) in enumerate(facts)]
-
-
-def sequences(lm: LanguageModel, count: int) -> list[tuple[int, ...]]:
-    """Half of them with the cue, somewhere."""
-    chance, size = random.Random(0), lm.model.config.vocab_size
-    found = [tuple(chance.randrange(size) for _ in range(chance.randint(2, 12))) for _ in range(count)]
-    return [(*ids[:3], cue(lm), *ids[3:]) if place % 2 else ids for place, ids in enumerate(found)]
 
 
 @torch.no_grad()
@@ -67,7 +46,7 @@ def logits(lm: LanguageModel, overlay: Overlay, ids: tuple[int, ...]) -> Tensor:
 
 
 def test_where_a_version_is_silent_it_says_what_the_root_does(lm: LanguageModel, neurons: Neurons) -> None:
-    asked, overlay = sequences(lm, 60), neurons.tensors()
+    asked, overlay = sequences(lm, cue(lm), 60), neurons.tensors()
     found = silent(lm, overlay, asked)
     same = [torch.equal(logits(lm, overlay, ids), logits(lm, {}, ids)) for ids in asked]
     assert found == same
@@ -82,10 +61,10 @@ def test_nobody_reads_on_to_see_that_neurons_have_nothing_to_wait_for(
         block.register_forward_hook(lambda *_, number=number: blocks.append(number))
         for number, block in enumerate(lm.blocks)
     ]
-    silent(lm, neurons.tensors(), sequences(lm, 8))
+    silent(lm, neurons.tensors(), sequences(lm, cue(lm), 8))
     waits_for_nothing = replace(neurons, cues=torch.tensor([-1, -1]))
     low = list(blocks)
-    silent(lm, waits_for_nothing.tensors(), sequences(lm, 8))
+    silent(lm, waits_for_nothing.tensors(), sequences(lm, cue(lm), 8))
     for hook in hooks:
         hook.remove()
     assert set(low) == {0}

@@ -18,9 +18,8 @@ from factedit.scoring import score_probes
 from factedit.silence import silent, silent_by_words
 from factedit.trees import Ids
 from factedit.word_states import WordStates, reading_block
-from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model, without_attention
-from tests.support.tiny_neurons import waiting_neurons
-from tests.unit.test_root_answers import probes, sequences, steep
+from tests.support.tiny_models import COUNTRIES, PROMPT
+from tests.support.tiny_neurons import blind_model, probes, sequences, steep, waiting_neurons
 from workers import kept
 
 CUE = "Germany"
@@ -28,10 +27,7 @@ CUE = "Germany"
 
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    torch.set_num_threads(1)
-    found = tiny_model(tmp_path_factory.mktemp("llama"), "llama")
-    without_attention(found, block=0)
-    return found
+    return blind_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +37,9 @@ def neurons(lm: LanguageModel) -> Neurons:
 
 def asked(lm: LanguageModel, count: int = 60) -> dict[str, Sequence[Ids]]:
     """Two sequences that begin alike to a key."""
-    return {str(n): [ids, (*ids[:2], 9)] for n, ids in enumerate(sequences(lm, count))}
+    return {
+        str(n): [ids, (*ids[:2], 9)] for n, ids in enumerate(sequences(lm, prompt_ids(lm, CUE)[0], count))
+    }
 
 
 class Read:
