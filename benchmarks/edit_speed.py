@@ -1,7 +1,7 @@
 """How fast edits are made, beside plain fine-tuning: `python -m benchmarks.edit_speed --help`.
 
 In one run on one machine: FT-M as research code does it (benchmarks.naive_ft_m), all edits at once and one
-by one; the library's `ft_m` with as many steps; and `auto` and `ultraedit`. The matrix rate that they are
+by one; the library's `ft_m` with as many steps; and other methods of its own. The matrix rate that they are
 compared with is measured in the same run (benchmarks.limits).
 """
 
@@ -10,7 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import torch
@@ -37,29 +37,37 @@ class Work:
     """What the passes that gradients were taken of had to compute, at least (see `flops_of`).
 
     Attributes:
-        began, ended: of the first such pass, and of the last step; perf_counter.
+        steps: the time (perf_counter) and the FLOPs so far when the first step was told of, and the last.
     """
 
     passes: int = 0
     flops: float = 0.0
-    began: float | None = None
-    ended: float = 0.0
+    steps: list[tuple[float, float]] = field(default_factory=list)
+
+    def told(self, progress: Json) -> None:
+        """What comes before the first step (reading, trying blocks) and after the last is no stepping."""
+        if progress.get("step", 0) > 0:
+            self.steps[1:] = [(time.perf_counter(), self.flops)]
 
     @property
-    def seconds(self) -> float:
-        return 0.0 if self.began is None else max(0.0, self.ended - self.began)
+    def stepping(self) -> tuple[float, float]:
+        """From the first step's end to the last one's: (seconds, FLOPs)."""
+        if len(self.steps) < 2:
+            return 0.0, 0.0
+        (began, before), (ended, after) = self.steps
+        return ended - began, after - before
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One method's run. `seconds` of editing; `stepping` of them from the first step to the last."""
+    """One method's run: the seconds and FLOPs of editing; `stepping`: of all its steps but the first."""
 
     name: str
     dtype: torch.dtype
     steps: int
     seconds: float
-    stepping: float
     flops: float
+    stepping: tuple[float, float]
     found: Json
 
 
@@ -104,7 +112,6 @@ def counted(lm: LanguageModel, first_block: int) -> Iterator[Work]:
         trained = sum(p.numel() for p in block.parameters() if p.requires_grad and p.ndim >= 2)
         if index <= last[0]:  # a pass begins: what enters it needs no gradient
             open_pass[0] = 2.0 * tokens * (sizes[index] + trained)
-            work.began = work.began or time.perf_counter()
         else:
             open_pass[0] += 2.0 * tokens * (2 * sizes[index] + trained)
         last[0] = index
@@ -154,7 +161,8 @@ def run_naively(engine: Engine, rows: Sequence[Row], *, one_by_one: bool) -> Run
     overlay = {matrix: made.weight.to(lm.tensors[matrix].dtype)}
     name = NAIVE_SINGLY if one_by_one else NAIVE
     flops = flops_of(lm, [matrix], made.tokens, made.targets)
-    return Run(name, torch.float32, made.steps, seconds, seconds, flops, answers(engine, overlay, rows))
+    found = answers(engine, overlay, rows)
+    return Run(name, torch.float32, made.steps, seconds, flops, (seconds, flops), found)
 
 
 def run_method(engine: Engine, rows: Sequence[Row], method: str, asked: Json) -> Run:
@@ -163,14 +171,10 @@ def run_method(engine: Engine, rows: Sequence[Row], method: str, asked: Json) ->
     chosen = plan(lm, choices.method, choices.blocks, choices.constraint)
     # Neurons that only read change nothing that is computed.
     with counted(lm, min(set(chosen.blocks) - {chosen.reading})) as work:
-
-        def told(_: Json) -> None:
-            work.ended = time.perf_counter()
-
-        made = engine.make(choices, [row.edit for row in rows], progress=told)
+        made = engine.make(choices, [row.edit for row in rows], progress=work.told)
     found = answers(engine, made.edited.tensors, rows)
     steps = made.edited.metrics.get("steps", 0)
-    return Run(method, lm.model.dtype, steps, made.seconds, work.seconds, work.flops, found)
+    return Run(method, lm.model.dtype, steps, made.seconds, work.flops, work.stepping, found)
 
 
 # The report
@@ -203,21 +207,23 @@ def report(runs: Sequence[Run], edits: int, limit: Callable[[torch.dtype], float
             percent(run.found["efficacy"]),
             percent(run.found["efficacy_begins"]),
             number(run.flops / 1e12),
-            _share(run.flops, run.stepping, limit(run.dtype)),
-            _share(run.flops, run.seconds, limit(run.dtype)),
+            *(share_of(limit(run.dtype), *each) for each in (run.stepping, (run.seconds, run.flops))),
         ]
         for run in runs
     ]
     return table(header, lines)
 
 
-def _share(flops: float, seconds: float, rate: float) -> str:
-    return f"{flops / seconds / rate:.0%}" if seconds else "-"
+def share_of(rate: float, seconds: float, flops: float, digits: int = 0) -> str:
+    """Of a rate in FLOP/s, as a text."""
+    return f"{flops / seconds / rate:.{digits}%}" if seconds else "-"
 
 
 def main(
     count: Annotated[int, typer.Option(min=1, help="CounterFact edits in the batch.")] = 100,
-    methods: Annotated[str, typer.Option(help="The library's, beside ft_m, by commas.")] = "auto,ultraedit",
+    methods: Annotated[
+        str, typer.Option(help="The library's, beside ft_m, by commas.")
+    ] = "constrained_ftm,auto,ultraedit",
     singly: Annotated[bool, typer.Option(help="Also the naive one edit by one.")] = True,
     model: ModelOption = None,
     device: DeviceOption = "auto",

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.cells import table
 from benchmarks.data import DATA, read_rows
-from benchmarks.edit_speed import counted
+from benchmarks.edit_speed import counted, share_of
 from benchmarks.engine import BENCH, Choices, default_model
 from benchmarks.limits import machine, rates, shapes_in, whole
 from benchmarks.options import BenchOption, DataOption, DeviceOption, ModelOption
@@ -42,12 +42,12 @@ MATRIX_ROWS = 1024
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """`stepping`: seconds from the first pass with gradients to the last step; `extra`: bytes."""
+    """`stepping`: the seconds and FLOPs of all steps but the first; `extra`: bytes."""
 
     method: str
     seconds: float
-    stepping: float
     flops: float
+    stepping: tuple[float, float]
     extra: int
     metrics: dict[str, Any]
 
@@ -75,9 +75,9 @@ def run_method(
     held = _held(lm.device, anew=True)
     with counted(lm, block) as work:
 
-        def told(_: Any) -> None:
+        def told(progress: dict[str, Any]) -> None:
             _wait(lm.device)
-            work.ended = time.perf_counter()
+            work.told(progress)
 
         _wait(lm.device)
         started = time.perf_counter()
@@ -96,7 +96,7 @@ def run_method(
         )
         _wait(lm.device)
         seconds = time.perf_counter() - started
-    return Run(method, seconds, work.seconds, work.flops, _held(lm.device) - held, edited.metrics)
+    return Run(method, seconds, work.flops, work.stepping, _held(lm.device) - held, edited.metrics)
 
 
 def _wait(device: torch.device) -> None:
@@ -128,8 +128,7 @@ def report(runs: Sequence[Run], edits: int, rate: float) -> str:
                 f"{run.metrics['edits_holding']} of {run.metrics['edits_total']}",
                 f"{run.extra / 1e9:.2f}",
                 f"{run.flops / 1e12:.2f}",
-                f"{run.flops / run.stepping / rate:.1%}" if run.stepping else "-",
-                f"{run.flops / run.seconds / rate:.1%}",
+                *(share_of(rate, *each, 1) for each in (run.stepping, (run.seconds, run.flops))),
             ]
             for run in runs
         ),

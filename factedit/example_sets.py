@@ -1,11 +1,14 @@
 """Examples that are computed many times: what no edit changes of them is computed once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from factedit import grouped_attention
+from factedit.attention import UnusualAttention, attention_of
 from factedit.cues import HeardAt, Kept, batch_of
 from factedit.erasing import Forgotten, lead
 from factedit.forward import block_input, target_logits
@@ -15,6 +18,8 @@ from factedit.spilling import Spilling
 
 PADDED, A_PASS = 1.25, 32
 """A pass may compute so many times the tokens there are, and so many more: about what another pass costs."""
+GROUPED_UP_TO = 64
+"""Tokens in a row. Beyond, torch's own attention is as fast back and needs less memory."""
 
 
 class ExampleSet:
@@ -37,6 +42,7 @@ class ExampleSet:
         self.lm, self.examples, self.owner, self.first_block = lm, list(examples), list(owner), first_block
         self._prefix = Spilling(lm.room)
         self._fired: dict[int, Kept] = {}  # by example, what fires in these blocks
+        self._grouped = True  # until the model turns out to want an attention of its own
         if first_block > 0:
             for batch in batches(lm, self.examples, lm.at_once(64)):
                 hidden = block_input(lm, batch, first_block)
@@ -61,8 +67,22 @@ class ExampleSet:
     def logits(self, index: Sequence[int]) -> tuple[Batch, Tensor]:
         """Logits at the target positions of some examples, [N, V] float32."""
         batch, prefix = self.batch(index)
-        logits = target_logits(self.lm, batch, prefix=prefix, first_block=self.first_block)
-        return batch, logits.float()
+
+        def run() -> Tensor:
+            return target_logits(self.lm, batch, prefix=prefix, first_block=self.first_block)
+
+        short = self.lm.device.type == "cpu" and batch.input_ids.shape[1] <= GROUPED_UP_TO
+        if short and self.lm.task == "causal" and torch.is_grad_enabled():
+            return batch, self.attending(run).float()
+        return batch, run().float()
+
+    def attending(self, run: Callable[[], Tensor]) -> Tensor:
+        """What `run` finds, by attention quick to take gradients of; by the model's own if need be."""
+        if self._grouped:
+            with suppress(UnusualAttention), attention_of(self.lm, grouped_attention.NAME):
+                return run()
+            self._grouped = False
+        return run()
 
     def lead(self, index: Sequence[int], batch: Batch, logits: Tensor) -> dict[int, Tensor]:
         """By row of a batch of some examples, how far what is to be forgotten still is ahead."""

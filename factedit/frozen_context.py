@@ -7,7 +7,6 @@ examples checks the result on whole ones (factedit.methods.fine_tuning does).
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from factedit import grouped_attention
-from factedit.attention import UnusualAttention, attention_of
 from factedit.cues import HeardAt, after, batch_of, in_order
 from factedit.erasing import Forgotten
 from factedit.example_sets import ExampleSet
@@ -51,7 +48,7 @@ class FrozenContexts(ExampleSet):
         starts: Sequence[int] | None = None,
     ) -> None:
         super().__init__(lm, examples, owner, 0, forgotten)
-        self.first_block, self._grouped = first_block, True
+        self.first_block = first_block
         self.starts = [example.positions[0] for example in examples] if starts is None else list(starts)
         # By example: what enters the first chosen block from its start on, [T, d];
         # and the context's keys and values in each block from there, [L, blocks, heads, d_head] each.
@@ -114,11 +111,7 @@ class FrozenContexts(ExampleSet):
             logits: Tensor = output.logits.squeeze(0).float()
             return logits
 
-        if self._grouped:  # until the model turns out to want an attention of its own
-            with suppress(UnusualAttention), attention_of(self.lm, grouped_attention.NAME):
-                return batch, run()
-            self._grouped = False
-        return batch, run()
+        return batch, self.attending(run)
 
     def _from_starts(self, index: Sequence[int]) -> Batch:
         """The batch of what is left of each example from its start on."""

@@ -60,19 +60,21 @@ class Anchors:
 
     def divergence(self, index: Sequence[int]) -> Tensor:
         """KL(root || edited) at the answer positions of some anchors, averaged."""
+        return self.summed_divergence(index) / len(index)
+
+    def summed_divergence(self, index: Sequence[int]) -> Tensor:
+        """The same, summed over the anchors."""
         batch, logits = self.examples.logits(index)
         wanted = self.root_answers[batch.index.to(self.root_answers.device)].float()
-        return torch.nn.functional.kl_div(
-            logits.log_softmax(-1), wanted, reduction="batchmean", log_target=True
-        )
+        return torch.nn.functional.kl_div(logits.log_softmax(-1), wanted, reduction="sum", log_target=True)
 
 
 @torch.no_grad()
-def next_token_log_probabilities(lm: LanguageModel, examples: Sequence[Example]) -> Tensor:
+def next_token_log_probabilities(examples: ExampleSet) -> Tensor:
     """What the model now answers at one position an example: log-probabilities, [n, V], in its dtype."""
-    rows: Tensor | None = None
-    for batch in batches(lm, examples, 128):
-        logits = target_logits(lm, batch).float()
+    lm, rows = examples.lm, None
+    for index in examples.by_length(range(len(examples)), 128):
+        batch, logits = examples.logits(index)
         if rows is None:
             rows = torch.empty((len(examples), logits.shape[-1]), dtype=lm.model.dtype, device=logits.device)
         rows[batch.index.to(rows.device)] = logits.log_softmax(-1).to(rows.dtype)

@@ -59,6 +59,8 @@ class Objective:
 FAILING_FACTS = Objective()
 REPAIRS = 8
 """Anchors' steps between two looks at whether the facts still hold."""
+LOOKS = 5
+"""Epochs between two such looks, where training does not go by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +111,17 @@ class Trainer:
     ) -> Trained:
         """Train until every fact holds in all its examples, or the epochs or steps are spent."""
         total = len(set(facts.owner))
-        steps, epoch, mean = 0, 0, float("inf")
+        steps, epoch, holding, mean = 0, 0, 0, float("inf")
+        failing: list[int] = []
         repairs: int | None = None  # anchors' steps that are left, once all facts have held
         with self._swapped_in():
             while True:
-                failing = self._failing(facts)
-                holding = total - len({facts.owner[i] for i in failing})
-                done = not failing if objective.epochs is None else epoch >= objective.epochs
+                spent = steps >= self.plan.max_steps or mean < objective.enough
+                done = objective.epochs is not None and epoch >= objective.epochs
+                if objective.epochs is None or done or spent or epoch % LOOKS == 0:
+                    failing = self._failing(facts)
+                    holding = total - len({facts.owner[i] for i in failing})
+                    done = done or (objective.epochs is None and not failing)
                 if done and anchors is not None and self.plan.repair > 0:
                     repairs = round(self.plan.repair * steps) if repairs is None else repairs
                     now = min(repairs, REPAIRS, self.plan.max_steps - steps)
@@ -124,7 +130,7 @@ class Trainer:
                         steps, repairs = steps + now, repairs - now
                         progress(Progress(step=steps, loss=loss, holding=holding, total=total))
                         continue
-                if done or steps >= self.plan.max_steps or mean < objective.enough:
+                if done or spent:
                     break
                 losses: list[float] = []
                 for step in self._rounds(facts, failing, objective):
@@ -159,9 +165,12 @@ class Trainer:
             return 0.0
         size = min(len(anchors.examples), self.plan.anchor_batch)
         index = torch.randperm(len(anchors.examples), generator=self._generator)[:size].tolist()
-        divergence = self.plan.anchor_weight * anchors.divergence(index)
-        divergence.backward()
-        return float(divergence.detach())
+        weight, value = self.plan.anchor_weight / size, 0.0
+        for part in anchors.examples.by_length(index, size):
+            divergence = weight * anchors.summed_divergence(part)
+            divergence.backward()
+            value += float(divergence.detach())
+        return value
 
     def _repaired(self, anchors: Anchors, steps: int) -> float:
         """So many steps on the anchors alone; the last one's divergence."""
@@ -173,12 +182,15 @@ class Trainer:
 
     def _answers_backward(self, examples: ExampleSet, index: list[int], of: int) -> float:
         """The part that some examples have in the loss of a batch `of` so many."""
-        batch, logits = examples.logits(index)
-        loss = summed_loss(batch, logits, len(index)) / of
-        for ahead in examples.lead(index, batch, logits).values():
-            loss = loss + ahead / of
-        loss.backward()
-        return float(loss.detach())
+        value = 0.0
+        for part in examples.by_length(index, len(index)):
+            batch, logits = examples.logits(part)
+            loss = summed_loss(batch, logits, len(part)) / of
+            for ahead in examples.lead(part, batch, logits).values():
+                loss = loss + ahead / of
+            loss.backward()
+            value += float(loss.detach())
+        return value
 
     def _pass_over(self) -> None:
         for name in self.names:

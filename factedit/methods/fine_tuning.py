@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from factedit.constraints import Constraint, build_constraint, distance_fisher
+from factedit.example_sets import ExampleSet
 from factedit.fisher import fisher_diagonal
 from factedit.frozen_context import FrozenContexts
 from factedit.holding import Anchors, next_token_log_probabilities
 from factedit.methods.material import Material, example_set, kind_of, material_of, objective_of
 from factedit.methods.step_rules import step_rules
-from factedit.overlay import RESERVED, applied
+from factedit.overlay import RESERVED, Overlay, applied
 from factedit.prompts import Example, next_token_example
 from factedit.steps import StepRule
 from factedit.task import Edited, EditingError, EditTask, change_metrics, overlay_of
@@ -42,7 +43,8 @@ def fine_tune(task: EditTask) -> Edited:
     lm, chosen = task.lm, task.plan
     new_rule, fisher = step_rules(task), _fisher(task)
     ball = build_constraint(chosen.norm, chosen.radius or 0.0, fisher)
-    held, root_answers = _held(task)
+    held = _held(task)
+    root_answers = None if held is None else next_token_log_probabilities(held)
     material = material_of(task)
     parent = {} if chosen.preset.unmodified == "all" else task.parent
     elsewhere = {name: tensor for name, tensor in parent.items() if name not in set(chosen.names)}
@@ -56,8 +58,9 @@ def fine_tune(task: EditTask) -> Edited:
         with applied(lm, {name: start[name] for name in chosen.names if name in start}):
             kind = kind_of(task, material)
             kept = None
-            if root_answers is not None:
-                kept = Anchors(example_set(task, held, kind=kind), root_answers)
+            if held is not None and root_answers is not None:
+                same = kind is ExampleSet and not _changed_below(task, parent)
+                kept = Anchors(held if same else example_set(task, held.examples, kind=kind), root_answers)
             facts, objective = objective_of(task, material, kind)
         trainer = Trainer(lm, chosen.names, start, ball, new_rule(), _budget(task))
         at_most = _steps_at_most(task, len(facts) + len(material.unmodified), objective.epochs)
@@ -74,7 +77,7 @@ def fine_tune(task: EditTask) -> Edited:
             **change_metrics(lm, changed, chosen.radius if chosen.norm == "l_inf" else None),
             **_more_metrics(task, changed, fisher, before),
         },
-        chosen=_choices(task, len(held), len(facts), len(material.unmodified)),
+        chosen=_choices(task, 0 if held is None else len(held), len(facts), len(material.unmodified)),
     )
 
 
@@ -96,12 +99,18 @@ def _mended(
     return replace(after, steps=before.steps + after.steps)
 
 
-def _held(task: EditTask) -> tuple[list[Example], Tensor | None]:
-    """The anchors, and what they are to answer: the root's own, whatever the parent has become since."""
+def _held(task: EditTask) -> ExampleSet | None:
+    """The anchors as the root reads them, whose answers they are to keep, whatever the parent has become."""
     spec = task.plan.anchors
     prompts = task.anchors[: spec.count] if spec.weight > 0 else []
-    examples = [next_token_example(task.lm, prompt) for prompt in prompts]
-    return examples, next_token_log_probabilities(task.lm, examples) if examples else None
+    return example_set(task, [next_token_example(task.lm, prompt) for prompt in prompts]) if prompts else None
+
+
+def _changed_below(task: EditTask, parent: Overlay) -> bool:
+    """Whether something else enters the first chosen block than in the root."""
+    blocks = [task.lm.block_of(name) for name in parent.keys() - RESERVED]
+    below = any(block is None or block < min(task.plan.blocks) for block in blocks)
+    return below or bool(parent.keys() & RESERVED)
 
 
 # Choices

@@ -126,8 +126,9 @@ def test_flops_are_those_of_the_chosen_block_and_of_all_above_it(engine: Engine)
 
 def test_the_report_compares_with_the_naive_way(engine: Engine, rows: list[Row]) -> None:
     run = run_method(engine, rows, "ft_m", {"max_steps": 2})
-    assert run.steps == 2 and run.flops > 0 and 0 < run.stepping <= run.seconds
-    base = Run(NAIVE, torch.float32, 2, 4 * run.seconds, 1.0, 1e9, run.found)
+    seconds, flops = run.stepping
+    assert run.steps == 2 and 0 < seconds <= run.seconds and 0 < flops < run.flops
+    base = Run(NAIVE, torch.float32, 2, 4 * run.seconds, 1e9, (1.0, 1e9), run.found)
     lines = report([base, run], len(rows), lambda _: 1e12).splitlines()
     assert "| 4.0 |" in lines[3] and "| 1.0 |" in lines[2]
 
