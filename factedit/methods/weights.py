@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from factedit.curvature import NoCurvature
+from factedit.curvature import NoCurvature, linear_layer
 from factedit.example_sets import ExampleSet
 from factedit.facts import Edit
 from factedit.holding import wrong_rows
@@ -65,10 +65,10 @@ def layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
     Raises:
         EditingError: it belongs to none.
     """
-    module = lm.model.get_submodule(name.rpartition(".")[0])
-    if not isinstance(module, nn.Linear | Conv1D) or not name.endswith(".weight"):
-        raise EditingError(f"{name} is no plain matrix of a linear layer; closed-form editors need one.")
-    return module
+    try:
+        return linear_layer(lm, name)
+    except NoCurvature as error:
+        raise EditingError(f"{error} Closed-form editors need one.") from None
 
 
 def check_causal(task: EditTask) -> None:
