@@ -139,7 +139,7 @@ def linear_layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
     """The layer whose matrix is the tensor `name`. Raises NoCurvature."""
     module = lm.model.get_submodule(name.rpartition(".")[0])
     if not isinstance(module, nn.Linear | Conv1D) or not name.endswith(".weight"):
-        raise NoCurvature(f"{name} is no matrix of a linear layer.")
+        raise NoCurvature(f"{name} is no plain matrix of a linear layer.")
     return module
 
 
