@@ -68,7 +68,7 @@ def layer(lm: LanguageModel, name: str) -> nn.Linear | Conv1D:
     try:
         return linear_layer(lm, name)
     except NoCurvature as error:
-        raise EditingError(f"{str(error).removesuffix(".")}; closed-form editors need one.") from None
+        raise EditingError(f"{error} Closed-form editors need one.") from None
 
 
 def check_causal(task: EditTask) -> None:
