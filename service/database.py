@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
@@ -74,6 +75,12 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def now(s: Session) -> datetime:
+    """By the database's clock, which is the only one that jobs and versions go by."""
+    found: datetime = s.execute(text("select clock_timestamp()")).scalar_one()
+    return found
 
 
 @contextmanager

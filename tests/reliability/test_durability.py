@@ -1,0 +1,62 @@
+"""A version is durable before its row is: what a worker and its child ask of the kernel, in order."""
+
+import re
+from pathlib import Path
+
+from tests.support.tools import times
+from tests.support.toy_stack import ToyStack, quick
+from tests.support.traces import Call, calls, traced
+
+SYNCS = ("fsync", "fdatasync")
+WRITES = ("write", "pwrite64", "writev")
+TO_THE_DATABASE = ("sendto", "sendmsg", "write")
+
+
+def committed(trace: list[Call], statement: str) -> Call:
+    """The commit of the one transaction in which the statement was made."""
+    (made,) = [call for call in trace if call.name in TO_THE_DATABASE and statement in call.arguments]
+    after = trace[trace.index(made) :]
+    return next(call for call in after if call.path == made.path and r"\0COMMIT\0" in unified(call))
+
+
+def unified(call: Call) -> str:
+    """With the length that stands before each message of PostgreSQL's protocol as zeros."""
+    return re.sub(r"\\[0-9a-z]+(?=COMMIT)", r"\\0", call.arguments)
+
+
+def named(trace: list[Call], target: Path) -> tuple[Path, Call]:
+    """What a file was called before it got its name, and the call that gave it."""
+    renames = [call for call in trace if call.name.startswith("rename")]
+    (one,) = [call for call in renames if f'"{target}"' in call.arguments]
+    return Path(re.findall(r'"([^"]+)"', one.arguments)[0]), one
+
+
+def assert_durable(trace: list[Call], target: Path, before: Call) -> None:
+    """Bytes on the disk, then the name, then the name on the disk, and only then `before`."""
+    scratch, rename = named(trace, target)
+    written = [call for call in trace if call.name in WRITES and call.path == str(scratch)]
+    synced = [call for call in trace if call.name in SYNCS and call.path == str(scratch)]
+    folder = [call for call in trace if call.name in SYNCS and call.path == str(target.parent)]
+    assert written and synced, f"{target.parent.name} were not written and synced"
+    assert max(call.ended for call in written) < synced[-1].began, "it was written to after the last fsync"
+    assert synced[-1].ended < rename.began, "it got its name before its bytes were on the disk"
+    in_between = [call for call in folder if rename.ended < call.began and call.ended < before.began]
+    assert in_between, "its name was not on the disk when the row was committed"
+
+
+def test_a_version_is_on_the_disk_with_its_name_before_its_row_is_committed(
+    toy: ToyStack, tmp_path: Path
+) -> None:
+    worker, child = toy.process("worker"), toy.process("child")
+    assert worker is not None and child is not None
+    store = toy.settings.store_dir
+    for number in range(times(1, 20)):
+        toy.start_at_root()
+        file = tmp_path / f"trace-{number}"
+        with traced([worker.pid, child.pid], file):
+            version = toy.made({**quick("Germany", "Madrid"), "seed": number}, promotion="manual")
+        trace = calls(file)
+        commit = committed(trace, "INSERT INTO versions")
+        assert_durable(trace, store / "manifests" / f"{version['id']}.json", commit)
+        if number == 0:  # what is in the store already is not written again
+            assert_durable(trace, store / "overlays" / version["overlay_digest"], commit)
