@@ -1,40 +1,18 @@
 """A thousand clients at once: each is answered by the version it asked, or told that there are too many."""
 
-import resource
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from factedit.toy import toy_facts
 from tests.support.crowd import Asking, crowd
 from tests.support.tools import times
-from tests.support.toy_stack import MODEL, ROOT, Json, ToyStack, capital, eventually
+from tests.support.toy_stack import MODEL, ROOT, Json, ToyStack, capital
 
 CLIENTS = 1000
-USUAL_FILES = 1024
-"""How many files a process may open on most machines, unless it asks for more."""
 PATIENCE_SECONDS = 50.0
 """Less than the API waits for a predictor (service.predictor_client): what takes longer timed out."""
 PROMPTS = [capital(fact.subject) for fact in toy_facts()]
 MANY = 60
 """Prompts of one request: five of these are more than may wait at a predictor at once."""
-
-
-@contextmanager
-def as_many_files_as_usual() -> Iterator[None]:
-    """For processes that are started meanwhile."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(USUAL_FILES, before[1]), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def restart(toy: ToyStack, *names: str) -> None:
-    with toy.without(*names):
-        pass
-    eventually(toy.whole, 60)
 
 
 def question(reference: str, first: int, count: int) -> Json:
@@ -49,8 +27,6 @@ def said(body: Json) -> tuple[str, list[tuple[str, str]]]:
 def test_of_a_thousand_clients_each_is_answered_by_its_version_or_told_to_come_back(
     toy: ToyStack, edited: Json
 ) -> None:
-    with as_many_files_as_usual():
-        restart(toy, "predictor", "api")
     asked = [
         question(reference, first, count)
         for first in range(5)
@@ -60,7 +36,7 @@ def test_of_a_thousand_clients_each_is_answered_by_its_version_or_told_to_come_b
     right = [said(toy.api.post("/predict", one)) for one in asked]
     assert right[2][1] != right[3][1], "the versions agree, so that a mix-up would not show"
     address = toy.settings.api_host, toy.settings.api_port
-    asking = Asking(*address, toy.key, CLIENTS, times(2, 30), asked, PATIENCE_SECONDS)
+    asking = Asking(*address, toy.key, CLIENTS, times(2, 10), asked, PATIENCE_SECONDS)
     answers = crowd(asking)
     assert len(answers) == asking.clients * asking.each
     assert Counter(answer["broke"] for answer in answers if "broke" in answer) == {}
