@@ -18,6 +18,9 @@ PASSING = (
 )
 """How the SQLSTATE begins of what the database says while it is away, starting or overloaded."""
 
+MOST_IDLE_MS = 20_000
+"""Whoever is frozen amid a transaction for longer loses it, and its locks: others wait for them."""
+
 NO_SCHEMA = ("42P01", "42703")
 """The SQLSTATE of a table or column that is not there."""
 
@@ -48,7 +51,8 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 # A stuck lock or query is an error for one caller, never a queue of all of them.
-                "options": "-c lock_timeout=5000 -c statement_timeout=30000 -c timezone=UTC",
+                "options": "-c lock_timeout=5000 -c statement_timeout=30000 "
+                f"-c idle_in_transaction_session_timeout={MOST_IDLE_MS} -c timezone=UTC",
             },
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
