@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from tests.support.tools import times
-from tests.support.toy_stack import Json, ToyStack, quick
+from tests.support.toy_stack import Json, ToyStack, eventually, quick
 from tests.support.traces import Call, calls, traced
 
 SYNCS = ("fsync", "fdatasync")
@@ -18,16 +18,15 @@ def another(number: int) -> Json:
     return {**batch, "method": {**batch["method"], "learning_rate": 4e-3 + number * 1e-5}}
 
 
-def committed(trace: list[Call], statement: str) -> Call:
-    """The commit of the one transaction in which the statement was made."""
-    (made,) = [call for call in trace if call.name in TO_THE_DATABASE and statement in call.arguments]
-    after = trace[trace.index(made) :]
-    return next(call for call in after if call.path == made.path and r"\0COMMIT\0" in unified(call))
+def committed(trace: list[Call], version_id: str) -> Call:
+    """The commit of the transaction that first told the database of the version.
 
-
-def unified(call: Call) -> str:
-    """With the length that stands before each message of PostgreSQL's protocol as zeros."""
-    return re.sub(r"\\[0-9a-z]+(?=COMMIT)", r"\\0", call.arguments)
+    By its id and not by the statement, whose text the driver sends no more once it is prepared.
+    """
+    commits = [call for call in trace if call.name in TO_THE_DATABASE and 'COMMIT\\0"' in call.arguments]
+    databases = {call.path for call in commits}
+    told = next(call for call in trace if call.path in databases and version_id in call.arguments)
+    return next(call for call in commits if call.path == told.path and told.ended < call.began)
 
 
 def named(trace: list[Call], target: Path) -> tuple[Path, Call]:
@@ -53,6 +52,7 @@ def assert_durable(trace: list[Call], target: Path, before: Call) -> None:
 def test_a_version_is_on_the_disk_with_its_name_before_its_row_is_committed(
     toy: ToyStack, tmp_path: Path
 ) -> None:
+    eventually(lambda: toy.process("child") is not None, 30)
     worker, child = toy.process("worker"), toy.process("child")
     assert worker is not None and child is not None
     store = toy.settings.store_dir
@@ -61,6 +61,6 @@ def test_a_version_is_on_the_disk_with_its_name_before_its_row_is_committed(
         with traced([worker.pid, child.pid], file):
             version = toy.made(another(number), promotion="manual")
         trace = calls(file)
-        commit = committed(trace, "INSERT INTO versions")
+        commit = committed(trace, version["id"])
         assert_durable(trace, store / "overlays" / version["overlay_digest"], commit)
         assert_durable(trace, store / "manifests" / f"{version['id']}.json", commit)

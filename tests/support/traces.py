@@ -14,7 +14,7 @@ from tests.support.tools import tool
 from tests.support.toy_stack import eventually
 
 CALLS = "fsync,fdatasync,rename,renameat,renameat2,write,pwrite64,writev,sendto,sendmsg"
-_TEXT_BYTES = "300"
+_TEXT_BYTES = "4000"
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<rest>.*)")
 _UNFINISHED = " <unfinished ...>"
 _RESUMED = re.compile(r"<\.\.\. \w+ resumed>")
