@@ -27,7 +27,7 @@ serve: $(RUNTIME)  ## Start the whole stack and leave it running; prints the URL
 test: $(TOOLS)  ## Run all tests, two files at once, each on a thread
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-chaos: $(TOOLS)  ## Run the reliability tests in long rounds (an hour or so; RELIABILITY.md)
+chaos: $(TOOLS)  ## Run the reliability tests in long rounds
 	@FACTEDIT_CHAOS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability
 
 lint: $(TOOLS)  ## Run ruff, mypy --strict and import-linter
