@@ -17,6 +17,8 @@ from tests.support.toy_stack import ToyStack, eventually
 from workers.stack import threads
 from workers.stack.stack import environment
 
+SHARED_MEMORY = Path("/dev/shm")
+
 
 def wrong_clock(offset: str) -> dict[str, str]:
     """The environment in which a process finds it `offset` later ("+2h") or earlier ("-2h") than it is."""
@@ -84,6 +86,8 @@ def other_worker(toy: ToyStack, log: Path, variables: Mapping[str, str]) -> Iter
         process.kill()
         process.wait()
         eventually(lambda: not _group(process.pid), 10)
+        for left in (f"faketime_shm_{process.pid}", f"sem.faketime_sem_{process.pid}"):
+            (SHARED_MEMORY / left).unlink(missing_ok=True)  # libfaketime's, which it removes at a clean end
 
 
 def _group(leader: int) -> list[int]:
