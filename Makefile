@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 # Two processes that compute share the cores politely: see DESIGN.md, choice 13.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help demo serve test lint format bench-quality bench-trex bench-masked bench-limits bench-speed bench-serving clean
+.PHONY: help demo serve test chaos lint format bench-quality bench-trex bench-masked bench-limits bench-speed bench-serving clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -26,6 +26,9 @@ serve: $(RUNTIME)  ## Start the whole stack and leave it running; prints the URL
 
 test: $(TOOLS)  ## Run all tests, two files at once, each on a thread
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+chaos: $(TOOLS)  ## Run the reliability tests in long rounds
+	@FACTEDIT_CHAOS=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/reliability
 
 lint: $(TOOLS)  ## Run ruff, mypy --strict and import-linter
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError, TimeoutError
@@ -16,6 +17,9 @@ PASSING = (
     "57P0",  # the server is stopping or starting
 )
 """How the SQLSTATE begins of what the database says while it is away, starting or overloaded."""
+
+MOST_IDLE_MS = 20_000
+"""Whoever is frozen amid a transaction for longer loses it, and its locks: others wait for them."""
 
 NO_SCHEMA = ("42P01", "42703")
 """The SQLSTATE of a table or column that is not there."""
@@ -47,7 +51,8 @@ class Database:
                 "keepalives_count": 3,
                 "tcp_user_timeout": 10_000,
                 # A stuck lock or query is an error for one caller, never a queue of all of them.
-                "options": "-c lock_timeout=5000 -c statement_timeout=30000 -c timezone=UTC",
+                "options": "-c lock_timeout=5000 -c statement_timeout=30000 "
+                f"-c idle_in_transaction_session_timeout={MOST_IDLE_MS} -c timezone=UTC",
             },
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -74,6 +79,12 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def now(s: Session) -> datetime:
+    """By the database's clock, which is the only one that jobs and versions go by."""
+    found: datetime = s.execute(text("select clock_timestamp()")).scalar_one()
+    return found
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service import events
+from service.database import now
 from service.errors import Conflict, NotFound, TooMany
 from service.ids import new_id
 from service.paging import Page, page
@@ -51,7 +52,7 @@ def create(
         if queued >= max_queued:
             raise TooMany(f"{queued} jobs are queued already; wait until some are done.", retry_after=30)
     job = Job(
-        id=new_id("job"),
+        id=new_id("job", now(s)),
         model_id=model_id,
         kind="edit" if reverts is None else "revert",
         reverts_job_id=reverts,

@@ -6,6 +6,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from factedit.relations import nearest
+from service.database import now
 from service.errors import Conflict, NotFound
 from service.ids import new_id
 from service.paging import Page, page
@@ -64,7 +65,7 @@ def create(
     s.add(model)
     s.flush()
     root = Version(
-        id=new_id("ver"),
+        id=new_id("ver", now(s)),
         model_id=model.id,
         overlay_digest=None,
         overlay_bytes=0,

@@ -11,6 +11,7 @@ from factedit.manifests import LedgerEdit
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from service import events, jobs, probes, reverts, versions
 from service.batches import edit_of
+from service.database import now
 from service.ids import new_id
 from service.leases import Claim
 from service.settings import Settings
@@ -26,7 +27,7 @@ _BLOCKS: TypeAdapter[Blocks] = TypeAdapter(Blocks)
 
 def run(supervisor: Supervisor, settings: Settings, claim: Claim) -> None:
     """Have a version made and record it, all at once, as the job's candidate."""
-    version_id = new_id("ver")
+    version_id = supervisor.persist(lambda s: new_id("ver", now(s)))
     order = supervisor.persist(lambda s: _order(s, settings, claim, version_id))
     done = supervisor.carry_out(claim, "edit", order)
     made = EditDone.model_validate(done.result)

@@ -3,6 +3,7 @@
 import sys
 
 from service.settings import get_settings
+from workers.open_files import allow_many
 
 DRAIN_SECONDS = 5
 """For requests already accepted when told to stop."""
@@ -15,6 +16,7 @@ def run_api() -> None:
     from service.api.asgi import app
 
     settings = get_settings()
+    allow_many()
     # The server refuses too when it starts, but with a traceback.
     refuse_without_key(app.state.parts)
     uvicorn.run(

@@ -56,6 +56,23 @@ def test_a_lock_that_is_not_to_be_had_in_time_is_too(database: Database) -> None
             s.execute(text("lock table jobs"))
 
 
+def test_whoever_is_frozen_amid_a_transaction_loses_it_and_its_locks(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.database.MOST_IDLE_MS", 200)
+    frozen = Database(database_url)
+    locked = []
+    with pytest.raises(DatabaseAway), frozen.transaction() as s:
+        s.execute(text("lock table jobs"))
+        with database.transaction() as other:
+            other.execute(text("lock table jobs"))
+            locked.append(other)
+        s.execute(text("select 1"))
+    assert locked
+    frozen.ping()
+    frozen.close()
+
+
 def test_a_server_that_is_not_there_is_away() -> None:
     database = Database("postgresql://127.0.0.1:1/none")
     with pytest.raises(DatabaseAway):

@@ -133,6 +133,11 @@ class ToyStack:
     def types(self, job_id: str) -> list[str]:
         return [event.type for event in self.events(job_id)]
 
+    def worker_of(self, job_id: str) -> str:
+        """The worker that holds the job now; nothing if none does."""
+        with self.database.transaction() as s:
+            return jobs.get(s, job_id).worker or ""
+
     def versions_of(self, job_id: str) -> list[Version]:
         with self.database.transaction() as s:
             return list(s.scalars(select(Version).where(Version.job_id == job_id)))

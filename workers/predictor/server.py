@@ -9,6 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 from factedit.checkpoint_store import CheckpointStore
 from service import logs
 from service.settings import Settings
+from workers.open_files import allow_many
 from workers.predictor.app import create_app
 from workers.predictor.batcher import Batcher
 from workers.predictor.engine import LoadedWeights, TorchEngine
@@ -22,6 +23,7 @@ DRAIN_SECONDS = 8
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, or until nothing can be answered any more; never returns."""
     logs.configure()
+    allow_many()
     disable_progress_bar()  # the log is no terminal
     engine = TorchEngine(
         CheckpointStore(settings.store_dir),
