@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 PASSING = (
     "08",  # the connection broke
     "40",  # two transactions stood in each other's way
-    "53300",  # too many connections
+    "53",  # too many connections, or its disk or its memory is full
     "55P03",  # a lock was not to be had in time
     "57014",  # a statement took too long
     "57P0",  # the server is stopping or starting
