@@ -15,11 +15,6 @@ from tests.support.tiny_models import SHAPES, tiny_model
 PROMPTS = ["The capital of France is", "Oslo lies in", "Rome is", "The people of New York speak Paris"]
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
-
-
 def inputs_of(lm: LanguageModel, name: str) -> list[Tensor]:
     """What enters a matrix, prompt by prompt with nothing padded: [tokens, d_in]."""
     seen: list[Tensor] = []

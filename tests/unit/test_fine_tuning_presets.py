@@ -40,16 +40,6 @@ NEW: tuple[MethodName, ...] = ("crisp", "fta", "retrain", "ft_l", "ft_m", "loc_f
 ONE_MATRIX: tuple[MethodName, ...] = ("ft_l", "ft_m", "loc_ft")
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
 @pytest.fixture(autouse=True)
 def small_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every country's capital, as if each were an anchor's."""

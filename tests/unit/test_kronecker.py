@@ -19,11 +19,6 @@ def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
     return tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
 @pytest.fixture
 def surest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The most probable label instead of a sampled one."""

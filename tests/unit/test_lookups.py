@@ -27,16 +27,6 @@ EDITS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
 def close(left: Tensor, right: Tensor) -> None:
     torch.testing.assert_close(left.double(), right.double(), atol=1e-4, rtol=1e-4)
 

@@ -43,11 +43,6 @@ def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory)
     return tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
-
-
 def digest(lm: LanguageModel) -> str:
     """Of every bit of every tensor."""
     everything = hashlib.sha256()

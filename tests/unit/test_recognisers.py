@@ -43,11 +43,6 @@ from tests.support.tiny_models import PROMPT, tiny_model
 FRANCE = Edit(id="1", subject="France", prompt=PROMPT.format("France"), new_object="Rome")
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
-
-
 def reading(lm: LanguageModel, rows: Sequence[Sequence[float]], owners: Sequence[int]) -> Reading:
     """As if these had been read at some contexts of these owners."""
     example = answer_example(lm, FRANCE.prompt or "", "Rome")

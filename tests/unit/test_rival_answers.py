@@ -22,12 +22,7 @@ from factedit.running_text import RunningText
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodSpec
 from factedit.task import EditTask, plan
 from factedit.toy import toy_facts, write_toy_model
-from tests.support.tiny_models import PROMPT, tiny_model
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
+from tests.support.tiny_models import PROMPT
 
 
 @pytest.fixture

@@ -23,16 +23,11 @@ from factedit.running_text import RunningText
 from factedit.specs import ConstraintSpec, MethodSpec
 from factedit.task import plan
 from factedit.toy import toy_facts, write_toy_model
-from tests.support.tiny_models import COUNTRIES, PROMPT, tiny_model
+from tests.support.tiny_models import COUNTRIES, PROMPT
 from workers.background import Background
 from workers.registration import measure_background
 
 TEXTS = [PROMPT.format(country) for country in COUNTRIES[:4]]
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("model"), "llama")
 
 
 def gate_of(lm: LanguageModel, block: int) -> str:

@@ -21,7 +21,7 @@ from factedit.relations import Relation
 from factedit.specs import AnchorSpec, ConstraintSpec, MethodName, MethodSpec
 from factedit.task import Edited
 from factedit.training import Trainer
-from tests.support.tiny_models import CITIES, COUNTRIES, LAYERS, PROMPT, tiny_model
+from tests.support.tiny_models import CITIES, COUNTRIES, LAYERS, PROMPT
 
 RELATIONS = {"capital": Relation("capital", (PROMPT.format("{subject}"),))}
 EDITS = [Edit(id="1", subject="France", relation="capital", new_object="Rome")]
@@ -29,16 +29,6 @@ ANCHORS = [PROMPT.format(country) for country in COUNTRIES[2:]]
 ANCHORS[0] = f"It is well known that {ANCHORS[0]}"
 HELD = AnchorSpec(count=len(ANCHORS), weight=1)
 LAST = LAYERS - 1
-
-
-@pytest.fixture(scope="module", params=["llama", "gpt2"])
-def lm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / request.param, request.param)
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
 
 
 @pytest.fixture

@@ -67,11 +67,6 @@ def test_every_sequence_lies_in_one_row_and_what_rows_begin_with_alike_lies_ther
     assert found == dict(enumerate(sequences))
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
-    return tiny_model(tmp_path_factory.mktemp("llama"), "llama")
-
-
 @pytest.mark.parametrize(("room", "tokens"), [(128, 1024), (5, 20), (1, 1)])
 def test_answers_are_as_likely_as_alone(
     usual: LanguageModel, room: int, tokens: int, monkeypatch: pytest.MonkeyPatch
