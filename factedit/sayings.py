@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 
 from factedit.facts import Edit
 from factedit.recognition import load_wordings, recognise
@@ -10,28 +12,58 @@ from factedit.relations import SUBJECT, Relation, builtin_catalogue
 from factedit.wording import edit_prompt
 
 SAYINGS = 16
-"""Of each subject."""
+"""Of each subject, at least."""
+AKIN, OTHERS = 24, 4
+"""At most so many of them ask for what subjects of its kind are known for; at least so many, for anything."""
+TRIED = 4
+"""One in so many of what is akin is kept for trials."""
 
 
-def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int) -> list[str]:
-    """Prompts about the subject of these edits, in other relations than theirs.
+@dataclass(frozen=True, slots=True)
+class Sayings:
+    """Prompts about an edited subject, in other relations than its edits'.
 
-    Those of the catalogue's relations that are asked of subjects of the same kind come first, in training
-    templates, but for what a probe asks of this very subject; then any other family of wordings.
+    Attributes:
+        akin: what else the catalogue asks of subjects of its kind, in training templates, by turns.
+        others: any other family of wordings.
+    """
+
+    akin: list[str]
+    others: list[str]
+
+    def every(self) -> list[str]:
+        """All of them, mixed: whatever few are taken from the front are of both kinds."""
+        both = [*self.others, *self.akin]
+        return random.Random(both[0]).sample(both, len(both))
+
+    def apart(self) -> tuple[list[str], list[str]]:
+        """(what a neuron may be solved for, what it is then tried on)."""
+        tried = {*self.others[1::2], *self.akin[::TRIED]}
+        both = [*self.others, *self.akin]
+        return [text for text in both if text not in tried], [text for text in both if text in tried]
+
+
+def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int) -> Sayings:
+    """What else may be asked about the subject of these edits, but for what a probe asks of it.
+
+    What is akin comes in several wordings each: so held, it stays in others too.
     """
     subject, catalogue = edits[0].subject, builtin_catalogue()
     rng = random.Random(f"{seed} {subject}")
     own = {edit.relation for edit in edits} | set(_recognised(edits, relations))
-    kin = sorted({name for relation in own for name in _kin().get(relation or "", ())} - own)
     probed = {fact.relation for fact in catalogue.probe_facts if fact.subject == subject}
-    found = [f"{subject} is a"]
+    kin = sorted({name for relation in own for name in _kin().get(relation or "", ())} - own - probed)
+    worded: list[list[str]] = []
     for name in rng.sample(kin, len(kin)):
-        if name not in probed:
-            found.append(rng.choice(relations.get(name, catalogue.relations[name]).training_prompts(subject)))
+        prompts = relations.get(name, catalogue.relations[name]).training_prompts(subject)
+        worded.append(rng.sample(prompts, len(prompts)))
+    akin = [text for turn in zip_longest(*worded) for text in turn if text is not None][:AKIN]
     families = [wording for name, wording in sorted(load_wordings().items()) if name not in own | probed]
-    for wording in rng.sample(families, min(SAYINGS, len(families))):
-        found.append(rng.choice(wording.templates).replace(SUBJECT, subject))
-    return found[:SAYINGS]
+    others = [f"{subject} is a"]
+    for wording in rng.sample(families, min(max(OTHERS, SAYINGS - len(akin)), len(families))):
+        others.append(rng.choice(wording.templates).replace(SUBJECT, subject))
+    others = [text for text in dict.fromkeys(others) if text not in akin]
+    return Sayings(akin, others[: max(OTHERS, SAYINGS - len(akin))])
 
 
 def _recognised(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:

@@ -197,11 +197,11 @@ def _recognising(
             said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
             few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
             worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
-            others = asked_besides[mistake.edit]
+            solved, tried = asked_besides[mistake.edit].apart()
             if waits[place] < 0:  # else there is nobody else
-                others = [*said, *others]
-            seen += where_it_follows(task, mistake, others[::2], place)
-            unseen += where_it_follows(task, mistake, others[1::2], place)
+                solved, tried = [*said[::2], *solved], [*said[1::2], *tried]
+            seen += where_it_follows(task, mistake, solved, place)
+            unseen += where_it_follows(task, mistake, tried, place)
         lists = own, never, seen, unseen, worded, [*holding.values()], [*mended.values()]
         at_own, at_never, at_seen, at_unseen, at_worded, at_holding, at_mended = read_at(
             lm, block, mlp, *lists

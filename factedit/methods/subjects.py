@@ -185,6 +185,6 @@ def _asked(task: EditTask, neurons: Sequence[Neuron]) -> tuple[list[Context], li
             example = answer_example(task.lm, prompt, edit.new_object)
             end = subject_end(task.lm, prompt, edit.subject)
             facts.append(Context(place, example, end, 1 / len(asked), bare=number == 0))
-        texts = besides(edits, task.relations, task.seed)
+        texts = besides(edits, task.relations, task.seed).every()
         sayings += [saying(task.lm, text, edits[0].subject, place) for text in texts]
     return facts, sayings
