@@ -1,11 +1,9 @@
 """A POST may be repeated under its Idempotency-Key: it is carried out once."""
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import httpx2
-import pytest
 from sqlalchemy import func, select
 
 from service.database import Database
@@ -15,13 +13,6 @@ from tests.support.api import Api, add_key, bearer, counts, model_of, problem, p
 FRANCE = {"subject": "France", "relation": "capital", "new_object": "Rome"}
 EDITS = {"model": "toy", "edits": [FRANCE]}
 OTHER = {"model": "toy", "edits": [{**FRANCE, "new_object": "Oslo"}]}
-
-
-@pytest.fixture
-def api(database: Database, database_url: str, redis_url: str) -> Iterator[Api]:
-    model_of(database)
-    with serve(database, database_url, redis_url) as running:
-        yield running
 
 
 def post(
