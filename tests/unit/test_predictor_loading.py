@@ -66,18 +66,23 @@ def test_warming_reads_the_weights_and_answers_nothing() -> None:
     at_desk(scenario)
 
 
+def desk_alone(max_batch: int) -> Desk:
+    """One that the test itself serves, and sees end."""
+    engine = PaperEngine()
+    batcher = Batcher(
+        engine, Shelf(max_items=8, max_bytes=8), max_batch=max_batch, room=Room(prompts=100, ranked=100)
+    )
+    return Desk(batcher, engine)
+
+
 def test_when_the_engine_is_lost_everyone_is_told_and_serving_ends() -> None:
     async def run() -> None:
-        engine = PaperEngine()
-        batcher = Batcher(
-            engine, Shelf(max_items=8, max_bytes=8), max_batch=1, room=Room(prompts=100, ranked=100)
-        )
-        serving = asyncio.create_task(batcher.serve())
-        desk = Desk(batcher, engine)
+        desk = desk_alone(max_batch=1)
+        serving = asyncio.create_task(desk.batcher.serve())
         await desk.ask_while_busy()
         asks = [desk.ask(C, "lose the engine"), desk.ask(C, "waiting"), desk.ask(C, "waiting too")]
         await settle()
-        engine.busy.set()
+        desk.engine.busy.set()
         results = await asyncio.gather(*asks, return_exceptions=True)
         assert [type(result) for result in results] == [Overloaded] * 3
         with pytest.raises(Overloaded):
@@ -90,19 +95,15 @@ def test_when_the_engine_is_lost_everyone_is_told_and_serving_ends() -> None:
 
 def test_stopping_tells_those_who_wait_rather_than_leaving_them_hanging() -> None:
     async def run() -> None:
-        engine = PaperEngine()
-        batcher = Batcher(
-            engine, Shelf(max_items=8, max_bytes=8), max_batch=4, room=Room(prompts=100, ranked=100)
-        )
-        serving = asyncio.create_task(batcher.serve())
-        desk = Desk(batcher, engine)
+        desk = desk_alone(max_batch=4)
+        serving = asyncio.create_task(desk.batcher.serve())
         computing = await desk.ask_while_busy()
         waiting = desk.ask(A, "waiting")
         await settle()
         serving.cancel()
         started = time.monotonic()
         results = await asyncio.gather(computing, waiting, return_exceptions=True)
-        engine.busy.set()
+        desk.engine.busy.set()
         assert [type(result) for result in results] == [Overloaded] * 2
         assert time.monotonic() - started < PATIENCE / 2
 
