@@ -35,8 +35,10 @@ from factedit.task import Edited, EditTask
 
 LEAD_INS = 2
 SEARCH = Search(steps=25, pace=0.1, longest=0.75)
-WEIGHT = 100.0
-"""How many average tokens of the background an edit's key is weighed against."""
+WEIGHT, WEIGHT_AN_EDIT = 100.0, 1.0
+"""How many average tokens of the background the edits' keys are weighed against: at least, and for each edit.
+
+Meng et al. 2023 take 15,000 for up to ten thousand edits."""
 
 Solver = Callable[[str, Tensor, Tensor, Tensor], Tensor]
 """(matrix name, keys, kept keys, residuals) -> change; shapes as in factedit.methods.least_squares."""
@@ -50,7 +52,8 @@ def edit_by_memit(task: EditTask) -> Edited:
     covariance = background_covariance(task, one_matrix_a_block(task), task.method.damping)
 
     def solve(name: str, keys: Tensor, kept: Tensor, residuals: Tensor) -> Tensor:
-        return protected(covariance[name], WEIGHT, keys, kept, residuals)
+        weight = max(WEIGHT, WEIGHT_AN_EDIT * (len(keys) + len(kept)))
+        return protected(covariance[name], weight, keys, kept, residuals)
 
     return spread(task, solve, SEARCH)
 
