@@ -26,6 +26,7 @@ from factedit.model_sources import DEFAULT_SOURCE, import_source
 from factedit.models import LanguageModel, load_model
 from factedit.overlay import root_digest
 from factedit.relations import Relation, builtin_catalogue
+from factedit.running_text import RunningText
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
 from factedit.task import Edited, plan
 from workers.background import Background, apart_from
@@ -159,12 +160,16 @@ class Engine:
 
         # Its texts are written once for a model, like the rest of the background: no part of the edit.
         silent = self._background.running_text(self.store, self._digest, self.lm, in_force)
+        asked = self._background.asked(self.store, self._digest, self.lm)
 
-        def reading(names: Sequence[str]) -> dict[str, list[Tensor]]:
-            started = time.perf_counter()
-            found = silent.read(names)
-            measuring[0] += time.perf_counter() - started
-            return found
+        def read_apart(texts: RunningText) -> RunningText:
+            def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
+                started = time.perf_counter()
+                found = texts.read(names)
+                measuring[0] += time.perf_counter() - started
+                return found
+
+            return replace(texts, read=read)
 
         started = time.perf_counter()
         if anchors is None:
@@ -184,7 +189,8 @@ class Engine:
             seed=choices.seed,
             progress=progress,
             background=background,
-            texts=replace(silent, read=reading) if chosen.reads_texts else None,
+            texts=read_apart(silent) if chosen.reads_texts else None,
+            asked=read_apart(asked),
         )
         seconds = time.perf_counter() - started - measuring[0]
         if root_digest(self.lm) != self._digest:

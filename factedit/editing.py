@@ -12,6 +12,7 @@ from factedit.curvature import Covariance, measure
 from factedit.facts import Edit
 from factedit.methods import EDITORS
 from factedit.models import LanguageModel, iter_block_tensors
+from factedit.questions import questions
 from factedit.relations import Relation
 from factedit.running_text import RunningText
 from factedit.specs import Blocks, ConstraintSpec, MethodSpec
@@ -34,6 +35,7 @@ def edit(
     progress: Callable[[dict[str, Any]], None],
     background: Callable[[Sequence[str]], Covariance] | None = None,
     texts: RunningText | None = None,
+    asked: RunningText | None = None,
 ) -> Edited:
     """Make `edits` hold on top of `parent`, by the method that `method` names.
 
@@ -47,6 +49,8 @@ def edit(
             root reads unmodified facts; measured on the anchors where it is not given.
         texts: in which no edited subject occurs (factedit.own_text); `auto`'s neurons are kept silent there,
             and answers are not finished by neurons where none are given. `crisp` measures on them.
+        asked: questions of anybody (factedit.questions), by which `auto` tells what an edit asks; read where
+            they are not given.
 
     Raises:
         NoSuchBlock; EditingError: no tensor to train, or none that the method can move; edits that contradict
@@ -66,6 +70,7 @@ def edit(
         progress=progress,
         background=background or (lambda names: measure(lm, names, anchors)),
         texts=texts or RunningText.of(lm, []),
+        asked=asked or RunningText.of(lm, questions()),
     )
     if not task.edits and not task.ledger:
         return _unchanged(task)

@@ -124,6 +124,7 @@ class EditTask:
         background: what enters the named matrices while the root reads unmodified facts
             (factedit.curvature); cached by the service.
         texts: in which no edited subject occurs.
+        asked: questions of anybody (factedit.questions), and what enters matrices where they are answered.
     """
 
     lm: LanguageModel
@@ -138,6 +139,7 @@ class EditTask:
     progress: Callable[[dict[str, Any]], None]
     background: Callable[[Sequence[str]], Covariance]
     texts: RunningText
+    asked: RunningText | None = None
 
 
 class Editor(Protocol):

@@ -13,6 +13,7 @@ from factedit.curvature import Covariance, inputs_of, measure
 from factedit.facts import Edit
 from factedit.models import LanguageModel
 from factedit.own_text import own_texts, silent_texts, speaking_of
+from factedit.questions import questions
 from factedit.relations import builtin_catalogue
 from factedit.running_text import Moments, RunningText
 
@@ -26,7 +27,7 @@ class Background:
     def __init__(self) -> None:
         self._held: dict[str, tuple[Tensor, int]] = {}
         self._texts: dict[str, list[str]] = {}
-        self._entering: dict[str, list[Tensor]] = {}
+        self._entering: dict[tuple[str, str], list[Tensor]] = {}
         self._moments = Moments()
 
     def texts(self, store: CheckpointStore, root_digest: str, lm: LanguageModel) -> list[str]:
@@ -52,6 +53,15 @@ class Background:
 
         return RunningText(texts, read, self._moments).but(speaking_of(texts, edits))
 
+    def asked(self, store: CheckpointStore, root_digest: str, lm: LanguageModel) -> RunningText:
+        """What is asked of anybody, of which the last tokens are kept. Raises StorageFull, when read."""
+        asked = questions()
+
+        def read(names: Sequence[str]) -> dict[str, list[Tensor]]:
+            return self._read(store, root_digest, lm, asked, names, last=1)
+
+        return RunningText(asked, read)
+
     def _read(
         self,
         store: CheckpointStore,
@@ -59,20 +69,23 @@ class Background:
         lm: LanguageModel,
         texts: Sequence[str],
         names: Sequence[str],
+        last: int = 0,
     ) -> dict[str, list[Tensor]]:
+        """`last`: so many tokens of each text alone, unless 0."""
         read = hashlib.sha256("\n".join(texts).encode()).hexdigest()
         keys = {name: f"what enters {name} of {root_digest} on {lm.device.type} in {read}" for name in names}
         for name, key in keys.items():
-            if name not in self._entering and (kept := store.recall(key)) is not None:
+            if (name, read) not in self._entering and (kept := store.recall(key)) is not None:
                 rows = kept["rows"].to(lm.device)
-                self._entering[name] = list(rows.split(kept["lengths"].tolist()))
-        if missing := [name for name in names if name not in self._entering]:
+                self._entering[name, read] = list(rows.split(kept["lengths"].tolist()))
+        if missing := [name for name in names if (name, read) not in self._entering]:
             found = inputs_of(lm, missing, texts)
             for name in missing:
-                self._entering[name] = found[name]
-                lengths = torch.tensor([len(rows) for rows in found[name]])
-                store.remember(keys[name], {"rows": torch.cat(found[name]), "lengths": lengths})
-        return {name: self._entering[name] for name in names}
+                entering = [rows[-last:] for rows in found[name]]  # all of them where that is 0
+                self._entering[name, read] = entering
+                lengths = torch.tensor([len(rows) for rows in entering])
+                store.remember(keys[name], {"rows": torch.cat(entering), "lengths": lengths})
+        return {name: self._entering[name, read] for name in names}
 
     def of(
         self,

@@ -64,6 +64,11 @@ class Bench:
         lm, in_force = self.root(order), [*order.edits, *order.ledger]
         return self._background.running_text(self.store(order.store_dir), order.root_digest, lm, in_force)
 
+    def asked(self, order: EditOrder) -> RunningText:
+        """What is asked of anybody, as the order's root reads it."""
+        lm = self.root(order)
+        return self._background.asked(self.store(order.store_dir), order.root_digest, lm)
+
     def overlay(self, order: Order, digest: str | None) -> dict[str, Tensor]:
         return {} if digest is None else self.store(order.store_dir).load_overlay(digest)
 

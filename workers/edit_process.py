@@ -90,6 +90,7 @@ def _train(
         progress=tell.progress,
         background=lambda names: _background(bench, order, lm, tell, names),
         texts=bench.running_text(order) if chosen.reads_texts else None,
+        asked=bench.asked(order),
     )
 
 

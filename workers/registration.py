@@ -116,6 +116,7 @@ def measure_background(store: CheckpointStore, digest: str, lm: LanguageModel, t
         if gates := gates_read(lm, chosen):
             told("reading running text", 0, 1)
             background.running_text(store, digest, lm, []).read(gates)
+            background.asked(store, digest, lm).read(gates)
             told("reading running text", 1, 1)
 
 

@@ -42,6 +42,7 @@ from factedit.methods.heralds import Heralds, heralds
 from factedit.methods.keys import Context
 from factedit.methods.neurons import Neuron, of_neurons, saying_so
 from factedit.methods.recognisers import Words, joint, read_at, recognisers
+from factedit.methods.relation_detectors import Asked
 from factedit.methods.trust import in_the_way, trusted
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, seek
@@ -119,10 +120,12 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     announced = heralds(task, overlay)
     gates = measured(lm, [block for block in mlps if _in_block(mistakes, words, mlps, block)])
     texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
+    read = {} if task.asked is None else task.asked.read(gates)
+    asked = {gate: Asked.of(torch.stack([each[-1] for each in rows])) for gate, rows in read.items()}
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
-            found = _recognising(task, words, mlps, background, texts, group, announced)
+            found = _recognising(task, words, mlps, background, texts, asked, group, announced)
             if found:
                 said, more = _speak(task, words, found, before + steps)
         if found:
@@ -165,6 +168,7 @@ def _recognising(
     mlps: Mapping[int, GatedMlp],
     background: Covariance,
     texts: Mapping[str, Entering],
+    asked: Mapping[str, Asked],
     mistakes: Sequence[Mistake],
     announced: Heralds,
 ) -> dict[Mistake, Neuron]:
@@ -208,7 +212,8 @@ def _recognising(
         )
         rows, alike = texts[mlp.gate], joint(joint(at_never, at_seen), at_holding)
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
-        known = Words(at_worded, groups, at_never, at_unseen, mistaken, [cue >= 0 for cue in waits])
+        waiting = [cue >= 0 for cue in waits]
+        known = Words(at_worded, groups, at_never, at_unseen, mistaken, waiting, asked.get(mlp.gate))
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows.rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]

@@ -14,6 +14,7 @@ from factedit.gated_mlp import GatedMlp
 from factedit.methods.detectors import Keys, detectors, silent_at
 from factedit.methods.keys import Context, read_ends
 from factedit.methods.neurons import Neuron
+from factedit.methods.relation_detectors import Asked, told_apart
 from factedit.models import LanguageModel
 from factedit.running_text import Entering
 
@@ -22,8 +23,8 @@ THRESHOLD, WIDTH = 0.45, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
-LOWEST_WAITING = 0.25
-"""A neuron that waits for its subject's need only know the place."""
+LOWEST_WAITING, ASKED = 0.25, 0.45
+"""Of a neuron that waits for its subject's: it need only know the place, or what is asked."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
 IN_WORDS_WAITING, IN_WORDS_WAITING_WIDTH = 0.25, 0.1
@@ -81,6 +82,7 @@ class Words:
         never: positions, of each neuron, that it opens above all that it says at, if that is below `HIGHEST`.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
+        asked: where answers begin, whatever is asked, if that is known.
     """
 
     at: Reading
@@ -89,6 +91,12 @@ class Words:
     unseen: Reading
     mistaken: Sequence[float]
     waits: Sequence[bool]
+    asked: Asked | None = None
+
+    def asks(self) -> list[bool]:
+        """Which neurons have only to know what is asked: their subject is heard, and the answer begins."""
+        known = self.asked is not None
+        return [known and waits and group >= 0 for waits, group in zip(self.waits, self.groups, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +154,10 @@ def recognisers(
     silent = silent_at(mean, shown.second_moment())
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
+        asks = torch.tensor(besides.asks(), device=detect.device)
+        if besides.asked is not None and bool(asks.any()):
+            apart = told_apart(besides.asked, silent, keys, alike.keys(), count)
+            detect = torch.where(asks[:, None], apart, detect)
         known = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)
         least, rise = _in_words(besides, detect)
@@ -209,6 +221,7 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
     lowest = torch.where(waits, least.new_tensor(LOWEST_WAITING), least.new_tensor(LOWEST))
+    lowest[torch.tensor(words.asks(), device=detect.device)] = ASKED
     return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 

@@ -184,6 +184,23 @@ def test_the_workers_read_it_once_for_a_root(
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_the_workers_keep_the_last_tokens_of_what_is_asked(
+    llama: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.background.questions", lambda: TEXTS)
+    monkeypatch.setattr("workers.background.own_texts", lambda _: TEXTS)
+    counted = Counted(monkeypatch, "workers.background")
+    store, name = CheckpointStore(tmp_path / "store"), gate_of(llama, 1)
+    kept = Background()
+    whole = kept.running_text(store, "root", llama, []).read([name])[name]
+    for background in (kept, Background()):
+        rows = background.asked(store, "root", llama).read([name])[name]
+        last = [each[-1:] for each in inputs_of(llama, [name], TEXTS)[name]]
+        assert all(torch.equal(a, b) for a, b in zip(rows, last, strict=True))
+    assert counted.read == [len(silent_texts(llama, TEXTS)), len(TEXTS)]
+    assert kept.running_text(store, "root", llama, []).read([name])[name] == whole
+
+
 def test_registering_a_model_reads_it_for_all_that_an_edit_by_auto_asks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,5 +236,6 @@ def test_registering_a_model_reads_it_for_all_that_an_edit_by_auto_asks(
         seed=0,
         progress=lambda _: None,
         texts=RunningText(silent_texts(lm, TEXTS), read),
+        asked=Background().asked(store, "root", lm),
     )
     assert set(asked) == set(gates_read(lm, chosen)) and counted.read == []

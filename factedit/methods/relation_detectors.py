@@ -1,0 +1,96 @@
+"""What tells what is asked of a subject from whatever else may be asked of it: linear detectors.
+
+A neuron that waits for its subject (factedit.methods.heralds) knows whom something is said of; it has only
+to know what is asked. A detector that is fitted to a few wordings, and to a few of other relations, knows
+these by heart and takes half of all others for its own. So it is led by the direction in which its own
+wordings differ from what is asked of anybody, whitened by how that varies, which generalises; what comes out
+wrong even so is mended in directions that nothing else uses.
+
+Sources: Fisher 1936, "The use of multiple measurements in taxonomic problems", for the direction; it is
+shrunk as in Friedman 1989, "Regularized Discriminant Analysis".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from factedit.methods.detectors import Keys
+
+SHRUNK = 3.0
+"""Added to the diagonal of the covariance of what is asked, in units of its mean."""
+OWN, OTHERS = 0.6, 0.3
+"""What a detector is to say at least of its own positions, and at most where others are formed, if it was
+told of them; 1 is what it says of its own in the mean, 0 of all that is asked."""
+ROUNDS = 3
+TOLERANCE, UNUSED = 0.3, 1e-3
+"""Of mending: how far from these it may stay, and what counts as unused; both as shares of a mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What enters an MLP where answers begin, whatever is asked of anybody: float64.
+
+    mean: [d]; covariance: [d, d].
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Asked":
+        """Of rows [n, d]."""
+        double = rows.double()
+        return cls(double.mean(0), torch.cov(double.T))
+
+
+def told_apart(asked: Asked, used: Tensor, own: Keys, others: Keys, count: int) -> Tensor:
+    """A direction w for each neuron, [count, d] float64: w . x is 1 at its own positions, else 0.
+
+    Args:
+        used: E[x x^T] of whatever else is read, [d, d] float64.
+        own, others: positions at which the neuron in the place of their owner is to fire, and is not to.
+    """
+    whitened = torch.linalg.inv(_raised(asked.covariance, SHRUNK))
+    unused = torch.linalg.inv(_raised(used, UNUSED))
+    found = [asked.mean.new_zeros(0, len(asked.mean))]
+    for (mine, weight), (theirs, _) in zip(_of_each(own, count), _of_each(others, count), strict=True):
+        found.append(_mended(_between(asked, whitened, mine, weight), unused, asked.mean, mine, theirs)[None])
+    return torch.cat(found)
+
+
+def _of_each(keys: Keys, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for place in range(count):
+        yield keys.rows[keys.owner == place].double(), keys.weight[keys.owner == place].double()
+
+
+def _between(asked: Asked, whitened: Tensor, own: Tensor, weight: Tensor) -> Tensor:
+    """From the mean of what is asked to one's own, and nothing of that mean itself: no offset is needed."""
+    mean = weight @ own / weight.sum()
+    towards, away = whitened @ mean, whitened @ asked.mean
+    row = towards - (towards @ asked.mean) / (away @ asked.mean) * away
+    return row / (row @ mean)
+
+
+def _mended(row: Tensor, unused: Tensor, nothing: Tensor, own: Tensor, others: Tensor) -> Tensor:
+    """`row`, moved as little as can be in what is used, until it says enough of its own and little of others.
+
+    `nothing`: [d], of which it is to say nothing.
+    """
+    for _ in range(ROUNDS):
+        little, much = (OWN - own @ row).clamp_min(0), (others @ row - OTHERS).clamp_min(0)
+        if not bool(little.any() or much.any()):
+            break
+        wrong = torch.cat([own[little > 0], others[much > 0], nothing[None]])
+        missing = torch.cat([little[little > 0], -much[much > 0], -(nothing @ row)[None]])
+        spread = wrong @ unused
+        row = row + torch.linalg.solve(_raised(spread @ wrong.T, TOLERANCE), missing) @ spread
+    return row
+
+
+def _raised(symmetric: Tensor, share: float) -> Tensor:
+    """With a share of its diagonal's mean added to the diagonal."""
+    found = symmetric.clone()
+    found.diagonal().add_(share * found.diagonal().mean() + torch.finfo(found.dtype).tiny)
+    return found
