@@ -61,7 +61,7 @@ HOLDS = 0.8
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05, at_once=4)
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
-OTHERWISE = 0.5
+OTHERWISE = 0.25
 """A neuron that waits for its subject may fire at this share of what else is said of it: some of it asks for
 nearly the same."""
 NAMES, AT_LEAST = 96, 2

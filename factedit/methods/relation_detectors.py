@@ -20,7 +20,7 @@ from factedit.methods.detectors import Keys
 
 SHRUNK = 3.0
 """Added to the diagonal of the covariance of what is asked, in units of its mean."""
-OWN, OTHERS = 0.6, 0.3
+OWN, OTHERS = 0.9, 0.2
 """What a detector is to say at least of its own positions, and at most where others are formed, if it was
 told of them; 1 is what it says of its own in the mean, 0 of all that is asked."""
 ROUNDS = 3

@@ -12,6 +12,7 @@ from factedit.gated_mlp import gated_mlp
 from factedit.methods import subject_keys
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import (
+    ASKED,
     IN_WORDS,
     IN_WORDS_WAITING,
     IN_WORDS_WAITING_WIDTH,
@@ -26,6 +27,7 @@ from factedit.methods.recognisers import (
     _of_words,
     recognisers,
 )
+from factedit.methods.relation_detectors import Asked
 from factedit.methods.subject_keys import (
     LOWER,
     NAMESAKES,
@@ -153,6 +155,13 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     # What waits for its subject may fire in any text, but not at what else is said of it.
     assert lowest(0.4, waits=True) == pytest.approx([0.55 + MARGIN, LOWEST])
     assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
+    # What has only to know what is asked begins higher; a later token's neuron need only know the place.
+    asked = Asked(detect[0], detect)
+    words = Words(tried, [0, -1], nothing, tried, [1.0] * 2, [True, True], asked)
+    assert words.asks() == [True, False]
+    assert [float(each) for each in _lowest(detect, known, texts, words)] == pytest.approx(
+        [ASKED, LOWEST_WAITING]
+    )
     # Where it may never fire, none does, be its words there or not needed.
     never = Reading(contexts[2:], torch.tensor([[0.5, 0.3], [0.6, 0.55]]), torch.ones(2))
     for groups, wanted in (([0, 1], LOWEST), ([0, -1], 0.55 + MARGIN)):

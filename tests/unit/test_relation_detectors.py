@@ -46,16 +46,16 @@ def test_it_says_1_of_its_own_and_nothing_of_what_is_asked_in_the_mean() -> None
 
 def test_what_is_told_of_is_mended() -> None:
     torch.manual_seed(1)
-    rows, centre = torch.randn(300, 64), 3 * torch.randn(64)
-    stray, other = 0.2 * centre + torch.randn(1, 64), 0.9 * centre + torch.randn(2, 64)
-    own = torch.cat([centre + torch.randn(6, 64), stray])
-    asked, used = Asked.of(rows), torch.eye(64).double()
-    (unmended,) = told_apart(asked, used, keys_of(own[:-1]), nobody(64), 1)
-    assert float((other.double() @ unmended).min()) > OTHERS + 0.3
-    assert float((stray.double() @ unmended).min()) < OWN - 0.3
+    rows, centre = torch.randn(900, 256), 3 * torch.randn(256)
+    stray, other = 0.2 * centre + torch.randn(1, 256), 0.9 * centre + torch.randn(2, 256)
+    own = torch.cat([centre + torch.randn(6, 256), stray])
+    asked, used = Asked.of(rows), torch.eye(256).double()
+    (unmended,) = told_apart(asked, used, keys_of(own[:-1]), nobody(256), 1)
+    assert float((other.double() @ unmended).min()) > OTHERS + 0.5
+    assert float((stray.double() @ unmended).min()) < OWN - 0.5
     (mended,) = told_apart(asked, used, keys_of(own), keys_of(other), 1)
-    assert float((other.double() @ mended).max()) < OTHERS + 0.1
-    assert float((own.double() @ mended).min()) > OWN - 0.2
+    assert float((other.double() @ mended).max()) < OTHERS + 0.25
+    assert float((own.double() @ mended).min()) > OWN - 0.25
     assert float(asked.mean @ mended) == pytest.approx(0, abs=0.05)
 
 
