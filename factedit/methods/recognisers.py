@@ -23,7 +23,7 @@ THRESHOLD, WIDTH = 0.45, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
-LOWEST_WAITING, ASKED = 0.25, 0.6
+LOWEST_WAITING, ASKED = 0.25, 0.55
 """Of a neuron that waits for its subject's: it need only know the place, or what is asked."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
