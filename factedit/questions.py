@@ -1,6 +1,8 @@
 """What is asked of anybody: by which an answer's neuron tells what its own edit asks. No torch here."""
 
 import random
+from collections.abc import Mapping
+from functools import cache
 from itertools import zip_longest
 
 from factedit.names import invented_name
@@ -11,13 +13,25 @@ QUESTIONS = 282
 """Two of each family of wordings; on SmolLM2-135M 210, 840 and 3,847 tell apart alike what is asked."""
 
 
-def questions(count: int = QUESTIONS) -> list[str]:
-    """Training words of every relation by turns, said of known and of invented subjects; always the same."""
+@cache
+def families() -> Mapping[str, str]:
+    """By question, the family of wordings that it is of.
+
+    Training words of every relation by turns, said of known and of invented subjects; always the same.
+    """
     rng = random.Random(0)
     known = sorted({fact.subject for fact in builtin_catalogue().anchor_facts})
-    worded = [rng.sample(each.templates, len(each.templates)) for _, each in sorted(load_wordings().items())]
-    turns = [template for turn in zip_longest(*worded) for template in turn if template is not None]
-    return [
-        template.replace(SUBJECT, invented_name(rng) if place % 2 else rng.choice(known))
-        for place, template in enumerate(turns[:count])
+    worded = [
+        [(name, template) for template in rng.sample(each.templates, len(each.templates))]
+        for name, each in sorted(load_wordings().items())
     ]
+    turns = [one for turn in zip_longest(*worded) for one in turn if one is not None]
+    return {
+        template.replace(SUBJECT, invented_name(rng) if place % 2 else rng.choice(known)): name
+        for place, (name, template) in enumerate(turns[:QUESTIONS])
+    }
+
+
+def questions() -> list[str]:
+    """All of them."""
+    return [*families()]

@@ -1,7 +1,7 @@
 """What else may be asked of an edited subject: its answers are to stay as they are. No torch here."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
@@ -50,9 +50,9 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
     """
     subject, catalogue = edits[0].subject, builtin_catalogue()
     rng = random.Random(f"{seed} {subject}")
-    own = {edit.relation for edit in edits} | set(_recognised(edits, relations))
+    own = asked_for(edits, relations)
     probed = {fact.relation for fact in catalogue.probe_facts if fact.subject == subject}
-    kin = sorted({name for relation in own for name in _kin().get(relation or "", ())} - own - probed)
+    kin = sorted({name for relation in own for name in _kin().get(relation, ())} - own - probed)
     worded: list[list[str]] = []
     for name in rng.sample(kin, len(kin)):
         prompts = relations.get(name, catalogue.relations[name]).training_prompts(subject)
@@ -66,11 +66,13 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
     return Sayings(akin, others[: max(OTHERS, SAYINGS - len(akin))])
 
 
-def _recognised(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> Iterator[str]:
-    """The families that the edits are trained in words of."""
+def asked_for(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> set[str]:
+    """The relations that edits name, and the families that they are trained in words of."""
+    found = {edit.relation for edit in edits if edit.relation is not None}
     for edit in edits:
         if seen := recognise(edit_prompt(edit, relations), edit.subject, edit.new_object):
-            yield seen.name
+            found.add(seen.name)
+    return found
 
 
 @cache

@@ -50,8 +50,9 @@ from factedit.methods.weights import tell
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example
+from factedit.questions import families
 from factedit.running_text import Entering
-from factedit.sayings import besides
+from factedit.sayings import asked_for, besides
 from factedit.task import EditTask, Plan
 from factedit.trees import answer_logits
 from factedit.wording import ours_each, training_prompts
@@ -213,7 +214,9 @@ def _recognising(
         rows, alike = texts[mlp.gate], joint(joint(at_never, at_seen), at_holding)
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
         waiting = [cue >= 0 for cue in waits]
-        known = Words(at_worded, groups, at_never, at_unseen, mistaken, waiting, asked.get(mlp.gate))
+        known = Words(at_worded, groups, at_never, at_unseen, mistaken, waiting)
+        if mlp.gate in asked:
+            known = replace(known, asked=asked[mlp.gate], elsewhere=_elsewhere(task, mine))
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows.rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]
@@ -223,6 +226,14 @@ def _recognising(
             cues = (waits[place],) if waits[place] >= 0 else ()
             found[mine[place]] = replace(neuron, cues=cues)
     return found
+
+
+def _elsewhere(task: EditTask, mine: Sequence[Mistake]) -> Tensor:
+    """Which questions ask for something else than each mistake's edit, as far as it is recognised, bool."""
+    asked = [] if task.asked is None else [families().get(question) for question in task.asked.texts]
+    own = [asked_for([mistake.edit], task.relations) for mistake in mine]
+    apart = [[bool(known) and name is not None and name not in known for name in asked] for known in own]
+    return torch.tensor(apart, dtype=torch.bool, device=task.lm.device)
 
 
 def _in_block(

@@ -82,7 +82,8 @@ class Words:
         never: positions, of each neuron, that it opens above all that it says at, if that is below `HIGHEST`.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
-        asked: where answers begin, whatever is asked, if that is known.
+        asked: where answers begin, whatever is asked, if that is known; `elsewhere`: factedit.methods.
+            relation_detectors.
     """
 
     at: Reading
@@ -92,6 +93,7 @@ class Words:
     mistaken: Sequence[float]
     waits: Sequence[bool]
     asked: Asked | None = None
+    elsewhere: Tensor | None = None
 
     def asks(self) -> list[bool]:
         """Which neurons have only to know what is asked: their subject is heard, and the answer begins."""
@@ -156,7 +158,7 @@ def recognisers(
     if isinstance(besides, Words):
         asks = torch.tensor(besides.asks(), device=detect.device)
         if besides.asked is not None and bool(asks.any()):
-            apart = told_apart(besides.asked, silent, keys, alike.keys(), count)
+            apart = told_apart(besides.asked, silent, keys, alike.keys(), count, besides.elsewhere)
             detect = torch.where(asks[:, None], apart, detect)
         known = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)

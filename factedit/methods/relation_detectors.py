@@ -32,30 +32,37 @@ TOLERANCE, UNUSED = 0.3, 1e-3
 class Asked:
     """What enters an MLP where answers begin, whatever is asked of anybody: float64.
 
-    mean: [d]; covariance: [d, d].
+    rows: [n, d], one a question; mean: [d]; covariance: [d, d].
     """
 
+    rows: Tensor
     mean: Tensor
     covariance: Tensor
 
     @classmethod
     def of(cls, rows: Tensor) -> "Asked":
-        """Of rows [n, d]."""
         double = rows.double()
-        return cls(double.mean(0), torch.cov(double.T))
+        return cls(double, double.mean(0), torch.cov(double.T))
 
 
-def told_apart(asked: Asked, used: Tensor, own: Keys, others: Keys, count: int) -> Tensor:
+def told_apart(
+    asked: Asked, used: Tensor, own: Keys, others: Keys, count: int, elsewhere: Tensor | None = None
+) -> Tensor:
     """A direction w for each neuron, [count, d] float64: w . x is 1 at its own positions, else 0.
 
     Args:
         used: E[x x^T] of whatever else is read, [d, d] float64.
         own, others: positions at which the neuron in the place of their owner is to fire, and is not to.
+        elsewhere: which questions ask for something else than each neuron's edit, bool [count, n]; None: that
+            is known of none.
     """
     whitened = torch.linalg.inv(_raised(asked.covariance, SHRUNK))
     unused = torch.linalg.inv(_raised(used, UNUSED))
     found = [asked.mean.new_zeros(0, len(asked.mean))]
-    for (mine, weight), (theirs, _) in zip(_of_each(own, count), _of_each(others, count), strict=True):
+    each = zip(_of_each(own, count), _of_each(others, count), strict=True)
+    for place, ((mine, weight), (theirs, _)) in enumerate(each):
+        if elsewhere is not None:
+            theirs = torch.cat([theirs, asked.rows[elsewhere[place]]])
         found.append(_mended(_between(asked, whitened, mine, weight), unused, asked.mean, mine, theirs)[None])
     return torch.cat(found)
 

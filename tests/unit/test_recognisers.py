@@ -156,7 +156,7 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     assert lowest(0.4, waits=True) == pytest.approx([0.55 + MARGIN, LOWEST])
     assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
     # What has only to know what is asked begins higher; a later token's neuron need only know the place.
-    asked = Asked(detect[0], detect)
+    asked = Asked(rows.double(), detect[0], detect)
     words = Words(tried, [0, -1], nothing, tried, [1.0] * 2, [True, True], asked)
     assert words.asks() == [True, False]
     assert [float(each) for each in _lowest(detect, known, texts, words)] == pytest.approx(

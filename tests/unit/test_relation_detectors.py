@@ -6,7 +6,7 @@ from torch import Tensor
 
 from factedit.methods.detectors import Keys, detectors
 from factedit.methods.relation_detectors import OTHERS, OWN, SHRUNK, Asked, told_apart
-from factedit.questions import QUESTIONS, questions
+from factedit.questions import QUESTIONS, families, questions
 from factedit.recognition import load_wordings
 from factedit.relations import builtin_catalogue
 
@@ -21,12 +21,13 @@ def nobody(width: int) -> Keys:
 
 def test_the_direction_of_a_plain_case_is_the_one_by_hand() -> None:
     # Asked: mean (4, 0), variance 1 and 3 on the diagonal, of mean 2, so that SHRUNK * 2 is added.
-    asked = Asked(torch.tensor([4.0, 0.0]).double(), torch.diag(torch.tensor([1.0, 3.0])).double())
+    nothing, covariance = torch.empty(0, 2).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
+    asked = Asked(nothing, torch.tensor([4.0, 0.0]).double(), covariance)
     own = keys_of(torch.tensor([[4.0, 3.0], [4.0, 3.0]]))
     (found,) = told_apart(asked, torch.eye(2).double(), own, nobody(2), 1)
     # The first coordinate is all of the mean's, which is to say nothing: the second alone is left.
     torch.testing.assert_close(found, torch.tensor([0.0, 1 / 3]).double())
-    tilted = Asked(torch.tensor([4.0, 1.0]).double(), asked.covariance)
+    tilted = Asked(nothing, torch.tensor([4.0, 1.0]).double(), covariance)
     (found,) = told_apart(tilted, torch.eye(2).double(), own, nobody(2), 1)
     first, second = 1 / (1 + 2 * SHRUNK), 1 / (3 + 2 * SHRUNK)
     away = torch.tensor([4 * first, 1 * second])
@@ -57,6 +58,21 @@ def test_what_is_told_of_is_mended() -> None:
     assert float((other.double() @ mended).max()) < OTHERS + 0.25
     assert float((own.double() @ mended).min()) > OWN - 0.25
     assert float(asked.mean @ mended) == pytest.approx(0, abs=0.05)
+
+
+def test_questions_that_ask_for_something_else_are_told_of() -> None:
+    torch.manual_seed(4)
+    rows, own = torch.randn(300, 64), 3 + torch.randn(2, 4, 64)
+    rows[:2] += 2.5  # much like one's own
+    asked, used = Asked.of(rows), torch.eye(64).double()
+    both = Keys(own.flatten(0, 1), torch.tensor([0] * 4 + [1] * 4), torch.full((8,), 0.25))
+    elsewhere = torch.zeros(2, 300, dtype=torch.bool)
+    elsewhere[0, :2] = True
+    plain = told_apart(asked, used, both, nobody(64), 2)
+    first, second = told_apart(asked, used, both, nobody(64), 2, elsewhere)
+    assert float((asked.rows[:2] @ plain[0]).min()) > OTHERS + 0.3
+    assert float((asked.rows[:2] @ first).max()) < OTHERS + 0.25
+    torch.testing.assert_close(second, plain[1])
 
 
 def test_each_neuron_has_its_own_and_none_may_have_no_others() -> None:
@@ -98,8 +114,8 @@ def test_questions_are_of_every_relation_in_training_words() -> None:
     found = questions()
     assert len(found) == len(set(found)) == QUESTIONS and found == questions()
     assert not any("{" in text for text in found)
-    families = load_wordings()
-    assert len(families) * 2 <= QUESTIONS
+    assert len(load_wordings()) * 2 == QUESTIONS
+    assert sorted(families().values()) == sorted([*load_wordings()] * 2)
     tested = {
         template.replace("{subject}", "").strip(" ?.")
         for relation in builtin_catalogue().relations.values()
