@@ -1,13 +1,15 @@
 """What is asked of anybody: by which an answer's neuron tells what its own edit asks. No torch here."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 
+from factedit.facts import Edit
 from factedit.names import invented_name
 from factedit.recognition import load_wordings
-from factedit.relations import SUBJECT, builtin_catalogue
+from factedit.relations import SUBJECT, Relation, builtin_catalogue
+from factedit.sayings import asked_for
 
 QUESTIONS = 282
 """Two of each family of wordings; on SmolLM2-135M 210, 840 and 3,847 tell apart alike what is asked."""
@@ -35,3 +37,10 @@ def families() -> Mapping[str, str]:
 def questions() -> list[str]:
     """All of them."""
     return [*families()]
+
+
+def elsewhere(asked: Sequence[str], edit: Edit, relations: Mapping[str, Relation]) -> list[bool]:
+    """Which questions ask for something else than an edit does; none, unless it is recognised."""
+    own = asked_for([edit], relations)
+    found = [families().get(question) for question in asked]
+    return [bool(own) and name is not None and name not in own for name in found]

@@ -72,7 +72,7 @@ class Background:
         last: int = 0,
     ) -> dict[str, list[Tensor]]:
         """`last`: so many tokens of each text alone, unless 0."""
-        read = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        read = hashlib.sha256("\n".join([*texts, *([f"last {last}"] if last else [])]).encode()).hexdigest()
         keys = {name: f"what enters {name} of {root_digest} on {lm.device.type} in {read}" for name in names}
         for name, key in keys.items():
             if (name, read) not in self._entering and (kept := store.recall(key)) is not None:

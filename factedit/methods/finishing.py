@@ -50,9 +50,9 @@ from factedit.methods.weights import tell
 from factedit.models import LanguageModel
 from factedit.overlay import Overlay, applied
 from factedit.prompts import Example, answer_example
-from factedit.questions import families
+from factedit.questions import elsewhere
 from factedit.running_text import Entering
-from factedit.sayings import asked_for, besides
+from factedit.sayings import besides
 from factedit.task import EditTask, Plan
 from factedit.trees import answer_logits
 from factedit.wording import ours_each, training_prompts
@@ -121,7 +121,7 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     announced = heralds(task, overlay)
     gates = measured(lm, [block for block in mlps if _in_block(mistakes, words, mlps, block)])
     texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
-    read = {} if task.asked is None else task.asked.read(gates)
+    read = task.asked.read(gates) if task.asked and task.asked.texts else {}
     asked = {gate: Asked.of(torch.stack([each[-1] for each in rows])) for gate, rows in read.items()}
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
@@ -215,8 +215,9 @@ def _recognising(
         mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
         waiting = [cue >= 0 for cue in waits]
         known = Words(at_worded, groups, at_never, at_unseen, mistaken, waiting)
-        if mlp.gate in asked:
-            known = replace(known, asked=asked[mlp.gate], elsewhere=_elsewhere(task, mine))
+        if task.asked is not None and mlp.gate in asked:
+            apart = [elsewhere(task.asked.texts, mistake.edit, task.relations) for mistake in mine]
+            known = replace(known, asked=asked[mlp.gate], elsewhere=torch.tensor(apart, device=lm.device))
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows.rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]
@@ -226,14 +227,6 @@ def _recognising(
             cues = (waits[place],) if waits[place] >= 0 else ()
             found[mine[place]] = replace(neuron, cues=cues)
     return found
-
-
-def _elsewhere(task: EditTask, mine: Sequence[Mistake]) -> Tensor:
-    """Which questions ask for something else than each mistake's edit, as far as it is recognised, bool."""
-    asked = [] if task.asked is None else [families().get(question) for question in task.asked.texts]
-    own = [asked_for([mistake.edit], task.relations) for mistake in mine]
-    apart = [[bool(known) and name is not None and name not in known for name in asked] for known in own]
-    return torch.tensor(apart, dtype=torch.bool, device=task.lm.device)
 
 
 def _in_block(

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from factedit.facts import Edit
 from factedit.methods.detectors import Keys, detectors
 from factedit.methods.relation_detectors import OTHERS, OWN, SHRUNK, Asked, told_apart
-from factedit.questions import QUESTIONS, families, questions
+from factedit.questions import QUESTIONS, elsewhere, families, questions
 from factedit.recognition import load_wordings
 from factedit.relations import builtin_catalogue
 
@@ -122,3 +123,16 @@ def test_questions_are_of_every_relation_in_training_words() -> None:
         for template in relation.evaluation_templates
     }
     assert not any(words in text for text in found for words in tested if len(words) > 12)
+
+
+def test_questions_ask_for_something_else_than_an_edit_that_is_recognised() -> None:
+    relations, asked = builtin_catalogue().relations, [*questions(), "The wumpus of France is"]
+
+    def same(edit: Edit) -> set[str | None]:
+        apart = elsewhere(asked, edit, relations)
+        return {families().get(text) for text, other in zip(asked, apart, strict=True) if not other}
+
+    by_prompt = Edit("1", "Skype", "Oracle", prompt="The developer of Skype is")
+    assert same(by_prompt) == same(Edit("2", "Skype", "Oracle", relation="developer")) == {"developer", None}
+    unknown = Edit("3", "Skype", "Oracle", prompt="Skype wumpuses")
+    assert not any(elsewhere(asked, unknown, relations))
