@@ -19,6 +19,7 @@ from benchmarks.engine import BENCH, Choices, Engine
 from benchmarks.limits import machine
 from benchmarks.measures import answers
 from benchmarks.options import BenchOption, DataOption, DeviceOption, ModelOption
+from factedit.answers import begins_with
 from factedit.overlay import applied
 from factedit.recognition import recognise
 from factedit.relations import builtin_catalogue
@@ -29,7 +30,7 @@ TOKENS = 8
 @dataclass(frozen=True, slots=True)
 class Found:
     """Questions; of them, those answered as by the root (the whole answer; its first word), and with the new
-    object; edits that hold, and their paraphrases."""
+    object; edits that hold; their paraphrases in words of the data set's own, and those that are right."""
 
     asked: int
     same: int
@@ -37,20 +38,27 @@ class Found:
     new: int
     holding: int
     paraphrases: int
+    right: int
 
 
 def questions_of(row: Row, count: int) -> list[str]:
-    """Of other relations than the row's, so many in words that only ever score."""
-    relations = builtin_catalogue().relations
-    seen = recognise(row.prompt, row.subject, row.new_object)
-    own = None if seen is None else seen.name
+    """Of other relations than the row's, so many in words that only ever score.
+
+    Not of those whose own words are recognised to ask for the same.
+    """
+    own = _family(row, row.prompt)
     prompts = [
         prompt
-        for name, relation in sorted(relations.items())
-        if name != own
+        for name, relation in sorted(builtin_catalogue().relations.items())
+        if name != own and own not in {_family(row, told) for told in relation.training_prompts(row.subject)}
         for prompt in relation.evaluation_prompts(row.subject)
     ]
     return random.Random(row.subject).sample(prompts, min(count, len(prompts)))
+
+
+def _family(row: Row, prompt: str) -> str | None:
+    seen = recognise(prompt, row.subject, row.new_object)
+    return None if seen is None else seen.name
 
 
 def measured(engine: Engine, method: str, rows: Sequence[Row], count: int) -> Found:
@@ -60,7 +68,7 @@ def measured(engine: Engine, method: str, rows: Sequence[Row], count: int) -> Fo
     made = engine.make(Choices.of(method, {}), [row.edit for row in rows])
     before = engine.root_answers(prompts, TOKENS)
     with applied(engine.lm, made.edited.tensors):
-        after = [answer.text for answer in engine.ask(prompts, TOKENS)]
+        after = [answer.text for answer in engine.ask(prompts, TOKENS, said=before)]
     held = answers(engine, made.edited.tensors, rows)
     both = list(zip(before, after, strict=True))
     return Found(
@@ -68,10 +76,11 @@ def measured(engine: Engine, method: str, rows: Sequence[Row], count: int) -> Fo
         sum(one == other for one, other in both),
         sum(one.split()[:1] == other.split()[:1] for one, other in both),
         sum(
-            after_it.strip().startswith(row.new_object) and not before_it.strip().startswith(row.new_object)
-            for (row, _), (before_it, after_it) in zip(asked, both, strict=True)
+            begins_with(other, (row.new_object,)) and not begins_with(one, (row.new_object,))
+            for (row, _), (one, other) in zip(asked, both, strict=True)
         ),
         held["efficacy"][0],
+        held["paraphrase"][1],
         held["paraphrase"][0],
     )
 
@@ -95,10 +104,10 @@ def main(
     lines: list[list[str]] = []
     for name in method or ["auto"]:
         found = [measured(engine, name, batch, each) for batch in batches]
-        asked, same, first, new, holding, paraphrases = (
+        asked, same, first, new, holding, paraphrases, right = (
             sum(getattr(one, part) for one in found) for part in Found.__slots__
         )
-        edited = [f"{part} of {len(rows)}" for part in (holding, paraphrases)]
+        edited = [f"{holding} of {len(rows)}", f"{right} of {paraphrases}"]
         lines.append([name, *edited, str(asked), *(percent([part, asked]) for part in (same, first, new))])
     header = ["method", "efficacy", "paraphrase", "other questions"]
     header += ["answered the same", "first word the same", "with the new object"]

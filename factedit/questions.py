@@ -40,7 +40,7 @@ def questions() -> list[str]:
 
 
 def elsewhere(asked: Sequence[str], edit: Edit, relations: Mapping[str, Relation]) -> list[bool]:
-    """Which questions ask for something else than an edit does; none, unless it is recognised."""
-    own = asked_for([edit], relations)
+    """Which questions ask for something else than an edit, if it is of some family that is known."""
+    own = asked_for([edit], relations) & load_wordings().keys()
     found = [families().get(question) for question in asked]
     return [bool(own) and name is not None and name not in own for name in found]

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from factedit.facts import Edit
 from factedit.recognition import load_wordings, recognise
 from factedit.relations import SUBJECT, Relation, builtin_catalogue
-from factedit.wording import edit_prompt
+from factedit.wording import plain_prompts
 
 SAYINGS = 16
 """Of each subject, at least."""
@@ -67,11 +67,12 @@ def besides(edits: Sequence[Edit], relations: Mapping[str, Relation], seed: int)
 
 
 def asked_for(edits: Sequence[Edit], relations: Mapping[str, Relation]) -> set[str]:
-    """The relations that edits name, and the families that they are trained in words of."""
+    """The relations that edits name, and the families that their own words are of."""
     found = {edit.relation for edit in edits if edit.relation is not None}
     for edit in edits:
-        if seen := recognise(edit_prompt(edit, relations), edit.subject, edit.new_object):
-            found.add(seen.name)
+        for prompt in plain_prompts(edit, relations):
+            if seen := recognise(prompt, edit.subject, edit.new_object):
+                found.add(seen.name)
     return found
 
 

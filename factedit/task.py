@@ -124,7 +124,8 @@ class EditTask:
         background: what enters the named matrices while the root reads unmodified facts
             (factedit.curvature); cached by the service.
         texts: in which no edited subject occurs.
-        asked: questions of anybody (factedit.questions), and what enters matrices where they are answered.
+        asked: questions of anybody (factedit.questions), and what enters matrices there; None: what an edit
+            asks is told from what else it is told of alone.
     """
 
     lm: LanguageModel

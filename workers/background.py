@@ -81,7 +81,8 @@ class Background:
         if missing := [name for name in names if (name, read) not in self._entering]:
             found = inputs_of(lm, missing, texts)
             for name in missing:
-                entering = [rows[-last:] for rows in found[name]]  # all of them where that is 0
+                # A view of the last ones would keep all the others.
+                entering = [rows[-last:].clone() if last else rows for rows in found[name]]
                 self._entering[name, read] = entering
                 lengths = torch.tensor([len(rows) for rows in entering])
                 store.remember(keys[name], {"rows": torch.cat(entering), "lengths": lengths})

@@ -4,8 +4,8 @@ What a subject's neuron says may not be enough: the subject can't be told from a
 end where it should, or it is not given in other words. Then a neuron in upper blocks fires at the very
 position where that token is to follow, known by the words up to it (factedit.methods.subjects adds the
 subjects' neurons). It knows the relation: other facts of the subject stay. Whom it is said of it need not
-tell where the subject's neuron does: it waits for that one to have fired (factedit.methods.heralds). So it
-may answer to words that are only like those it was made for, and not for anybody whom that one is silent at.
+tell where the subject's neuron does: it waits for that one to have fired (factedit.methods.heralds), and has
+only to tell what is asked from whatever else may be (factedit.methods.relation_detectors). So it may answer to words that are only like those it was made for, and not for anybody whom that one is silent at.
 Where another edit of that subject wants another token, in words that may differ by one, it is silent.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3. The waiting is
@@ -19,8 +19,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from factedit.added_neurons import NAMES as OF_NEURONS
 from factedit.added_neurons import Neurons, joined
-from factedit.curvature import Covariance
+from factedit.curvature import Covariance, inputs_of
 from factedit.example_sets import ExampleSet
 from factedit.frozen_context import FrozenContexts, can_freeze
 from factedit.gated_mlp import GatedMlp, gated_mlp
@@ -121,8 +122,7 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
     announced = heralds(task, overlay)
     gates = measured(lm, [block for block in mlps if _in_block(mistakes, words, mlps, block)])
     texts, background = task.texts.entering(lm, gates, overlay), task.background(gates)
-    read = task.asked.read(gates) if task.asked and task.asked.texts else {}
-    asked = {gate: Asked.of(torch.stack([each[-1] for each in rows])) for gate, rows in read.items()}
+    asked = _asked(task, overlay, gates)
     for start in range(0, len(mistakes), GROUP):
         group, more = mistakes[start : start + GROUP], 0
         with applied(lm, {**overlay, **({} if neurons is None else neurons.tensors())}):
@@ -132,6 +132,22 @@ def finish_answers(task: EditTask, overlay: Overlay, words: Round, before: int) 
         if found:
             neurons, steps = joined(neurons, saying_so([*found.values()], said)), steps + more
     return neurons, steps
+
+
+def _asked(task: EditTask, overlay: Overlay, gates: Sequence[str]) -> dict[str, Asked]:
+    """Where answers begin, whatever is asked; by matrix, as far as that may be known.
+
+    Neurons speak of their subjects alone: only changed weights have the questions read anew.
+    """
+    lm = task.lm
+    if task.asked is None or not task.asked.texts:
+        return {}
+    if overlay.keys() <= set(OF_NEURONS):
+        read = task.asked.read(gates)
+    else:
+        with applied(lm, overlay):
+            read = inputs_of(lm, gates, task.asked.texts)
+    return {gate: Asked.of(torch.stack([each[-1] for each in rows])) for gate, rows in read.items()}
 
 
 @torch.no_grad()

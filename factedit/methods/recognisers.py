@@ -82,8 +82,9 @@ class Words:
         never: positions, of each neuron, that it opens above all that it says at, if that is below `HIGHEST`.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
-        asked: where answers begin, whatever is asked, if that is known; `elsewhere`: factedit.methods.
-            relation_detectors.
+        asked: where answers begin, whatever is asked, if that is known.
+        elsewhere: which of these questions ask for something else than each neuron's edit, bool [count, n];
+            None: that is known of none.
     """
 
     at: Reading

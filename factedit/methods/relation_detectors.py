@@ -20,9 +20,10 @@ from factedit.methods.detectors import Keys
 
 SHRUNK = 3.0
 """Added to the diagonal of the covariance of what is asked, in units of its mean."""
-OWN, OTHERS = 0.9, 0.2
+OWN, OTHERS, ELSEWHERE = 0.9, 0.2, 0.4
 """What a detector is to say at least of its own positions, and at most where others are formed, if it was
-told of them; 1 is what it says of its own in the mean, 0 of all that is asked."""
+told of them, and of questions for something else, of anybody; 1 is what it says of its own in the mean, 0 of
+all that is asked. The last is not too little: some of it is said in much the same words."""
 ROUNDS = 3
 TOLERANCE, UNUSED = 0.3, 1e-3
 """Of mending: how far from these it may stay, and what counts as unused; both as shares of a mean."""
@@ -48,7 +49,9 @@ class Asked:
 def told_apart(
     asked: Asked, used: Tensor, own: Keys, others: Keys, count: int, elsewhere: Tensor | None = None
 ) -> Tensor:
-    """A direction w for each neuron, [count, d] float64: w . x is 1 at its own positions, else 0.
+    """A direction w for each neuron, [count, d] float64: w . x is about 1 at its own positions, else little.
+
+    Nobody's positions (of owner -1) are left out, and a neuron with none of its own has no direction: zeros.
 
     Args:
         used: E[x x^T] of whatever else is read, [d, d] float64.
@@ -61,9 +64,18 @@ def told_apart(
     found = [asked.mean.new_zeros(0, len(asked.mean))]
     each = zip(_of_each(own, count), _of_each(others, count), strict=True)
     for place, ((mine, weight), (theirs, _)) in enumerate(each):
+        most = torch.full((len(theirs),), OTHERS, dtype=theirs.dtype, device=theirs.device)
         if elsewhere is not None:
-            theirs = torch.cat([theirs, asked.rows[elsewhere[place]]])
-        found.append(_mended(_between(asked, whitened, mine, weight), unused, asked.mean, mine, theirs)[None])
+            more = asked.rows[elsewhere[place]]
+            theirs, most = (
+                torch.cat([theirs, more]),
+                torch.cat([most, most.new_full((len(more),), ELSEWHERE)]),
+            )
+        if not len(mine):
+            found.append(asked.mean.new_zeros(1, len(asked.mean)))
+            continue
+        row = _between(asked, whitened, mine, weight)
+        found.append(_mended(row, unused, asked.mean, mine, theirs, most)[None])
     return torch.cat(found)
 
 
@@ -80,13 +92,15 @@ def _between(asked: Asked, whitened: Tensor, own: Tensor, weight: Tensor) -> Ten
     return row / (row @ mean)
 
 
-def _mended(row: Tensor, unused: Tensor, nothing: Tensor, own: Tensor, others: Tensor) -> Tensor:
+def _mended(
+    row: Tensor, unused: Tensor, nothing: Tensor, own: Tensor, others: Tensor, most: Tensor
+) -> Tensor:
     """`row`, moved as little as can be in what is used, until it says enough of its own and little of others.
 
-    `nothing`: [d], of which it is to say nothing.
+    nothing: [d], of which it is to say nothing; most: what it may say of each of `others`, [n].
     """
     for _ in range(ROUNDS):
-        little, much = (OWN - own @ row).clamp_min(0), (others @ row - OTHERS).clamp_min(0)
+        little, much = (OWN - own @ row).clamp_min(0), (others @ row - most).clamp_min(0)
         if not bool(little.any() or much.any()):
             break
         wrong = torch.cat([own[little > 0], others[much > 0], nothing[None]])

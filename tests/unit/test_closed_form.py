@@ -233,6 +233,23 @@ def test_the_blocks_together_reach_the_value(lm: LanguageModel, name: str, monke
     assert (before + wanted[0] - after).norm() < 0.1 * wanted[0].norm()
 
 
+def test_memit_weighs_many_edits_against_more_of_the_background(
+    llama: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, weights = sys.modules["factedit.methods.memit"], []
+
+    def noted(covariance: Tensor, weight: float, *rest: Tensor) -> Tensor:
+        weights.append(weight)
+        return protected(covariance, weight, *rest)
+
+    monkeypatch.setattr(module, "protected", noted)
+    edited(llama, "memit")
+    monkeypatch.setattr(module, "WEIGHT_AN_EDIT", 200.0)
+    edited(llama, "memit")
+    few, many = set(weights[: len(weights) // 2]), set(weights[len(weights) // 2 :])
+    assert few == {100.0} and many == {200.0 * len(EDITS)}
+
+
 @pytest.mark.parametrize("name", ["memit", "alphaedit", "ultraedit"])
 def test_what_the_ledgers_edits_yield_is_kept(llama: LanguageModel, name: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys.modules["factedit.methods.memit"], "LEAD_INS", 0)

@@ -10,6 +10,7 @@ from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
 from factedit.methods import subject_keys
+from factedit.methods.detectors import silent_at
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import (
     ASKED,
@@ -20,6 +21,7 @@ from factedit.methods.recognisers import (
     LOWEST,
     LOWEST_WAITING,
     MARGIN,
+    WIDTH,
     Reading,
     Words,
     _in_words,
@@ -27,7 +29,7 @@ from factedit.methods.recognisers import (
     _of_words,
     recognisers,
 )
-from factedit.methods.relation_detectors import Asked
+from factedit.methods.relation_detectors import Asked, told_apart
 from factedit.methods.subject_keys import (
     LOWER,
     NAMESAKES,
@@ -72,6 +74,29 @@ def test_a_subjects_neuron_is_silent_at_the_namesakes_it_has_heard(llama: Langua
 
     assert opened(nobody) == [True, True, False]
     assert opened(reading(llama, [namesake], [0])) == [True, False, False]
+
+
+def test_an_answers_neuron_that_waits_goes_by_what_is_asked(llama: LanguageModel) -> None:
+    mlp = gated_mlp(llama, 2)
+    assert mlp is not None
+    width = llama.model.config.hidden_size
+    torch.manual_seed(0)
+    background = Covariance({mlp.gate: torch.eye(width)}, 1)
+    own = reading(llama, (3 + torch.randn(4, width)).tolist(), [0, 0, 1, 1])
+    alike, nobody = reading(llama, (3 + torch.randn(2, width)).tolist(), [0, 1]), reading(llama, [], [])
+    asked, texts = Asked.of(torch.randn(50, width)), Entering(torch.randn(20, width))
+    elsewhere = torch.zeros(2, 50, dtype=torch.bool)
+
+    def gates(given: Asked | None) -> torch.Tensor:
+        words = Words(own, [0, -1], nobody, alike, [0.5] * 2, [True] * 2, given, elsewhere)
+        return recognisers(llama, mlp, background, texts, own, alike, 2, words).gate
+
+    by_heart, told = gates(None), gates(asked)
+    used = silent_at(torch.eye(width), texts.every(2).second_moment())
+    rows = told_apart(asked, used, own.keys(), alike.keys(), 2, elsewhere)
+    torch.testing.assert_close(told[0], (rows[0] / WIDTH).to(told.dtype))
+    assert not torch.allclose(told[0], by_heart[0])
+    torch.testing.assert_close(told[1], by_heart[1])  # a later token's: it need only know the place
 
 
 def task_of(lm: LanguageModel, edits: list[Edit]) -> EditTask:

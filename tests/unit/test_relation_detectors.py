@@ -1,15 +1,17 @@
 """What tells what is asked: the direction by hand, mending, and wordings that it was not told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from factedit.facts import Edit
 from factedit.methods.detectors import Keys, detectors
-from factedit.methods.relation_detectors import OTHERS, OWN, SHRUNK, Asked, told_apart
+from factedit.methods.relation_detectors import ELSEWHERE, OTHERS, OWN, SHRUNK, Asked, told_apart
 from factedit.questions import QUESTIONS, elsewhere, families, questions
 from factedit.recognition import load_wordings
-from factedit.relations import builtin_catalogue
+from factedit.relations import Relation, builtin_catalogue
 
 
 def keys_of(rows: Tensor, owner: int = 0) -> Keys:
@@ -71,8 +73,8 @@ def test_questions_that_ask_for_something_else_are_told_of() -> None:
     elsewhere[0, :2] = True
     plain = told_apart(asked, used, both, nobody(64), 2)
     first, second = told_apart(asked, used, both, nobody(64), 2, elsewhere)
-    assert float((asked.rows[:2] @ plain[0]).min()) > OTHERS + 0.3
-    assert float((asked.rows[:2] @ first).max()) < OTHERS + 0.25
+    assert float((asked.rows[:2] @ plain[0]).min()) > ELSEWHERE + 0.2
+    assert float((asked.rows[:2] @ first).max()) < ELSEWHERE + 0.15
     torch.testing.assert_close(second, plain[1])
 
 
@@ -117,12 +119,6 @@ def test_questions_are_of_every_relation_in_training_words() -> None:
     assert not any("{" in text for text in found)
     assert len(load_wordings()) * 2 == QUESTIONS
     assert sorted(families().values()) == sorted([*load_wordings()] * 2)
-    tested = {
-        template.replace("{subject}", "").strip(" ?.")
-        for relation in builtin_catalogue().relations.values()
-        for template in relation.evaluation_templates
-    }
-    assert not any(words in text for text in found for words in tested if len(words) > 12)
 
 
 def test_questions_ask_for_something_else_than_an_edit_that_is_recognised() -> None:
@@ -134,5 +130,10 @@ def test_questions_ask_for_something_else_than_an_edit_that_is_recognised() -> N
 
     by_prompt = Edit("1", "Skype", "Oracle", prompt="The developer of Skype is")
     assert same(by_prompt) == same(Edit("2", "Skype", "Oracle", relation="developer")) == {"developer", None}
+    maker = "The creator of Skype is"
+    assert same(replace(by_prompt, paraphrases=(maker,))) == {"developer", "creator", None}
+    # Of what is not recognised, and of a relation that is no family, nothing is known to be something else.
     unknown = Edit("3", "Skype", "Oracle", prompt="Skype wumpuses")
-    assert not any(elsewhere(asked, unknown, relations))
+    named = Edit("4", "Skype", "Oracle", relation="wumpus")
+    own = {**relations, "wumpus": Relation("wumpus", ("{subject} wumpuses",))}
+    assert not any(elsewhere(asked, unknown, relations)) and not any(elsewhere(asked, named, own))
