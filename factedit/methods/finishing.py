@@ -5,8 +5,9 @@ end where it should, or it is not given in other words. Then a neuron in upper b
 position where that token is to follow, known by the words up to it (factedit.methods.subjects adds the
 subjects' neurons). It knows the relation: other facts of the subject stay. Whom it is said of it need not
 tell where the subject's neuron does: it waits for that one to have fired (factedit.methods.heralds), and has
-only to tell what is asked from whatever else may be (factedit.methods.relation_detectors). So it may answer to words that are only like those it was made for, and not for anybody whom that one is silent at.
-Where another edit of that subject wants another token, in words that may differ by one, it is silent.
+only to tell what is asked from whatever else may be (factedit.methods.relation_detectors). So it may answer
+to words that are only like those it was made for, and not for anybody whom that one is silent at. Where
+another edit of that subject wants another token, in words that may differ by one, it is silent.
 
 Source: Huang et al. 2023, "Transformer-Patcher: One Mistake Worth One Neuron", section 3. The waiting is
 ours.
