@@ -57,16 +57,16 @@ from factedit.running_text import Entering
 from factedit.sayings import besides
 from factedit.task import EditTask, Plan
 from factedit.trees import answer_logits
-from factedit.wording import ours_each, training_prompts
+from factedit.wording import edit_prompt, ours_each, training_prompts
 
 HOLDS = 0.8
 """A token follows if it is the most probable one, and at least this probable."""
 SEARCH = Search(steps=20, pace=0.3, longest=1.0, essence=0.0, enough=0.05, at_once=4)
 BLOCKS = 2
 """The lowest of the upper blocks, so many, are added to."""
-OTHERWISE = 0.25
+OTHERWISE, OTHERWISE_ASKED = 0.5, 0.25
 """A neuron that waits for its subject may fire at this share of what else is said of it: some of it asks for
-nearly the same."""
+nearly the same. Less, if it tells what is asked from all else that may be."""
 NAMES, AT_LEAST = 96, 2
 """In how many names the words are learnt that many edits' answers begin after, whoever they are said of; and
 in how many of each edit's, beside its own."""
@@ -229,12 +229,21 @@ def _recognising(
             lm, block, mlp, *lists
         )
         rows, alike = texts[mlp.gate], joint(joint(at_never, at_seen), at_holding)
-        mistaken = [max(words.mistaken, OTHERWISE) if cue >= 0 else words.mistaken for cue in waits]
         waiting = [cue >= 0 for cue in waits]
-        known = Words(at_worded, groups, at_never, at_unseen, mistaken, waiting)
+        known = Words(at_worded, groups, at_never, at_unseen, [], waiting)
         if task.asked is not None and mlp.gate in asked:
             apart = [elsewhere(task.asked.texts, mistake.edit, task.relations) for mistake in mine]
-            known = replace(known, asked=asked[mlp.gate], elsewhere=torch.tensor(apart, device=lm.device))
+            known = replace(
+                known,
+                asked=asked[mlp.gate],
+                elsewhere=torch.tensor(apart, device=lm.device),
+                questions=[edit_prompt(each.edit, task.relations).rstrip().endswith("?") for each in mine],
+            )
+        shares = [OTHERWISE_ASKED if asks else OTHERWISE for asks in known.asks()]
+        mistaken = [
+            max(words.mistaken, s) if w else words.mistaken for s, w in zip(shares, waiting, strict=True)
+        ]
+        known = replace(known, mistaken=mistaken)
         by = recognisers(lm, mlp, background, rows, at_own, alike, len(mine), known)
         good = trusted(at_own, at_unseen, rows.rows, by, known)
         heard = [[announced.hears(edit, cue) for cue in waits] for edit, *_ in [*holding, *mended]]

@@ -85,6 +85,7 @@ class Words:
         asked: where answers begin, whatever is asked, if that is known.
         elsewhere: which of these questions ask for something else than each neuron's edit, bool [count, n];
             None: that is known of none.
+        questions: whether each neuron's edit is asked in a question; none is, if not given.
     """
 
     at: Reading
@@ -95,11 +96,17 @@ class Words:
     waits: Sequence[bool]
     asked: Asked | None = None
     elsewhere: Tensor | None = None
+    questions: Sequence[bool] = ()
 
     def asks(self) -> list[bool]:
-        """Which neurons have only to know what is asked: their subject is heard, and the answer begins."""
+        """Which neurons have only to know what is asked: their subject is heard, and the answer begins.
+
+        Not where a question is asked: among statements and other questions it would know fewer of its words.
+        """
+        asked = self.questions or [False] * len(self.waits)
+        every = zip(self.waits, self.groups, asked, strict=True)
         known = self.asked is not None
-        return [known and waits and group >= 0 for waits, group in zip(self.waits, self.groups, strict=True)]
+        return [known and waits and group >= 0 and not question for waits, group, question in every]
 
 
 @dataclass(frozen=True, slots=True)

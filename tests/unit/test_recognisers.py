@@ -1,6 +1,7 @@
 """What neurons recognise: by two conditions each, thresholds from what was not solved for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,7 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     asked = Asked(rows.double(), detect[0], detect)
     words = Words(tried, [0, -1], nothing, tried, [1.0] * 2, [True, True], asked)
     assert words.asks() == [True, False]
+    assert replace(words, questions=[True, False]).asks() == [False, False]
     assert [float(each) for each in _lowest(detect, known, texts, words)] == pytest.approx(
         [ASKED, LOWEST_WAITING]
     )
