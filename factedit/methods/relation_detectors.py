@@ -64,18 +64,13 @@ def told_apart(
     found = [asked.mean.new_zeros(0, len(asked.mean))]
     each = zip(_of_each(own, count), _of_each(others, count), strict=True)
     for place, ((mine, weight), (theirs, _)) in enumerate(each):
-        most = torch.full((len(theirs),), OTHERS, dtype=theirs.dtype, device=theirs.device)
-        if elsewhere is not None:
-            more = asked.rows[elsewhere[place]]
-            theirs, most = (
-                torch.cat([theirs, more]),
-                torch.cat([most, most.new_full((len(more),), ELSEWHERE)]),
-            )
         if not len(mine):
             found.append(asked.mean.new_zeros(1, len(asked.mean)))
             continue
+        more = asked.rows[:0] if elsewhere is None else asked.rows[elsewhere[place]]
+        most = asked.mean.new_tensor([OTHERS] * len(theirs) + [ELSEWHERE] * len(more))
         row = _between(asked, whitened, mine, weight)
-        found.append(_mended(row, unused, asked.mean, mine, theirs, most)[None])
+        found.append(_mended(row, unused, asked.mean, mine, torch.cat([theirs, more]), most)[None])
     return torch.cat(found)
 
 
