@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from service.database import Database
 from service.migrate import upgrade
-from service.tables import Base
+from service.tables import Base, Model
 from tests.support.api import Api, model_of, serve
 from tests.support.working import Bench, add_probed_model
 from workers.stack.leftovers import mark
@@ -70,8 +70,12 @@ def bench(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Bench]
 
 
 @pytest.fixture
-def api(database: Database, database_url: str, redis_url: str) -> Iterator[Api]:
+def model(database: Database) -> Model:
+    return model_of(database)
+
+
+@pytest.fixture
+def api(model: Model, database: Database, database_url: str, redis_url: str) -> Iterator[Api]:
     """The whole service, with a model; a module that wants another has an `api` of its own."""
-    model_of(database)
     with serve(database, database_url, redis_url) as running:
         yield running

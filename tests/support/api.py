@@ -29,6 +29,9 @@ PROBLEM = "application/problem+json"
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id", "errors", "error"}
 NOWHERE = "redis://127.0.0.1:1/0"
 """An address at which nobody listens."""
+ALIASES = "/models/toy/aliases"
+PRODUCTION = f"{ALIASES}/production"
+MINE = f"{ALIASES}/mine"
 
 Said = tuple[int, Any, dict[str, str]]
 """Status, JSON, headers."""
@@ -120,6 +123,12 @@ def serve(
     app.state.parts = replace(app.state.parts, predictor=client)
     with TestClient(app, raise_server_exceptions=False, headers=bearer(secret)) as http:
         yield Api(http, paper, database, app)
+
+
+def api_without_redis(database: Database, database_url: str) -> Iterator[Api]:
+    """A fixture `api` where nothing needs Redis: there is none."""
+    with serve(database, database_url, NOWHERE) as running:
+        yield running
 
 
 def add_key(database: Database, scopes: Sequence[str], *, revoked: bool = False) -> str:
