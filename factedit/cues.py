@@ -8,6 +8,7 @@ another (a cache, a part, several continuations of one prompt) says so by `in_or
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +19,19 @@ AUDIBLE = 0.05
 
 Fired = Tensor | None
 """Which of a version's neurons fire at each token of a pass, bool [B, L, k]; None: none anywhere."""
-Order = Callable[[Fired], Fired]
-"""Which of them have fired at each token or before it in its sequence, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """In which tokens of a pass follow one another.
+
+    Attributes:
+        so_far: from what fires at each token: what has fired there or before it in its sequence.
+        given: what fires at each token in blocks that are not computed again.
+    """
+
+    so_far: Callable[[Fired], Fired]
+    given: Fired = None
 
 
 def one_by_one(fired: Fired) -> Fired:
@@ -35,7 +47,8 @@ def of_few(fired: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     return found
 
 
-_ORDER: ContextVar[Order] = ContextVar("order", default=one_by_one)
+_WHOLE = Order(one_by_one)
+_ORDER: ContextVar[Order] = ContextVar("order", default=_WHOLE)
 
 
 @contextmanager
@@ -73,7 +86,13 @@ class Cues:
         self.fired[..., places] = heard
 
     def so_far(self) -> Fired:
-        return _ORDER.get()(self.fired)
+        """At each token or before it in its sequence, whoever computed that."""
+        return _ORDER.get().so_far(self.now())
+
+    def now(self) -> Fired:
+        """At each token itself."""
+        given = _ORDER.get().given
+        return self.fired if given is None else given if self.fired is None else self.fired | given
 
 
 def fired_now(cues: Cues | None) -> Fired:
@@ -128,27 +147,25 @@ def after(before: Tensor | None, given: Fired = None) -> Order:
         given: what fires in blocks that are not computed again.
     """
 
-    def order(fired: Fired) -> Fired:
-        if given is not None:
-            fired = given if fired is None else fired | given
+    def so_far(fired: Fired) -> Fired:
         found = one_by_one(fired)
         if before is None or not bool(before.any()):
             return found
         return before[:, None] if found is None else found | before[:, None]
 
-    return order
+    return Order(so_far, given)
 
 
 def seen_by(mask: Tensor) -> Order:
     """Each token sees itself and those that `mask`, bool [B, L, L], lets it see."""
 
-    def order(fired: Fired) -> Fired:
+    def so_far(fired: Fired) -> Fired:
         if fired is None:
             return None
         visible = mask.to(fired.device).float()
         return of_few(fired, lambda some: visible @ some.float() > 0)
 
-    return order
+    return Order(so_far)
 
 
 @contextmanager
@@ -159,8 +176,8 @@ def going_on(cues: Cues | None, model: nn.Module) -> Iterator[None]:
         return
     ended: list[Tensor] = []
 
-    def order(fired: Fired) -> Fired:
-        return after(ended[0] if ended else None)(fired)
+    def so_far(fired: Fired) -> Fired:
+        return after(ended[0] if ended else None).so_far(fired)
 
     def keep(*_: Any) -> None:
         if (found := cues.so_far()) is not None:
@@ -168,7 +185,7 @@ def going_on(cues: Cues | None, model: nn.Module) -> Iterator[None]:
 
     handle = model.register_forward_hook(keep)
     try:
-        with in_order(order):
+        with in_order(Order(so_far)):
             yield
     finally:
         handle.remove()

@@ -17,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from factedit.attention import attention_of, check_usual
-from factedit.cues import Cues, Fired, in_order, of_few
+from factedit.cues import Cues, Fired, Order, in_order, of_few
 from factedit.models import LanguageModel
 
 NAME = "factedit_ragged"
@@ -208,7 +208,7 @@ def last_logits(lm: LanguageModel, rows: Rows, parts: Sequence[Part]) -> Tensor:
     hook = None if this.read is None else lm.model.base_model.register_forward_hook(gather)
     token = _PASS.set(this)
     try:
-        with attention_of(lm, NAME), in_order(this.order):
+        with attention_of(lm, NAME), in_order(Order(this.order)):
             output = lm.model(input_ids=this.ids, position_ids=this.positions, use_cache=False)
             if lm.cues is not None:
                 this.remember(lm.cues)

@@ -25,6 +25,23 @@ Formed = tuple[Edit, int, str]
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """In which words answers are to be finished.
+
+    Attributes:
+        turn: how many times other words of the relation are taken beyond those that the subject's neuron was
+            sought in; 0: in the edit's own words alone.
+        mistaken: a neuron that fires at more than this share of what it is tried on is not added.
+        first: which of the upper blocks the first edit's neurons are added to; the edits take turns. In the
+            next block a position may be told from others that can't be in this one.
+    """
+
+    turn: int
+    mistaken: float
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mistake:
     """A token that does not follow yet: of which edit's answer, and its place in it; the edit's own place."""
 

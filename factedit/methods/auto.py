@@ -21,7 +21,8 @@ from factedit.holding import holding
 from factedit.methods.detectors import measured
 from factedit.methods.fine_tuning import fine_tune
 from factedit.methods.finishing import ROUNDS, finish_answers, finishing_mlps
-from factedit.methods.subjects import with_neurons, write_at_subjects
+from factedit.methods.neurons import with_neurons
+from factedit.methods.subjects import write_at_subjects
 from factedit.models import LanguageModel
 from factedit.overlay import applied
 from factedit.prompts import answer_example

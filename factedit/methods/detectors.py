@@ -46,6 +46,11 @@ class Keys:
     owner: Tensor
     weight: Tensor
 
+    def of(self, some: Tensor) -> "Keys":
+        """Those of some owners alone, bool [count]."""
+        mine = (self.owner >= 0) & some[self.owner]
+        return Keys(self.rows[mine], self.owner[mine], self.weight[mine])
+
 
 def detectors(covariance: Tensor, subjects: Keys, others: Keys, texts: Tensor, count: int) -> Tensor:
     """One direction w a subject, [count, d] float64: w . x is 1 at its own keys, 0 at others' and elsewhere.

@@ -161,22 +161,23 @@ def read_outputs(read: Lookups, module: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def read_ends(
-    lm: LanguageModel, sequences: Sequence[Ids], inner: nn.Module, outer: nn.Module
-) -> tuple[Tensor, Tensor]:
-    """(what enters `inner`, what leaves `outer`, which holds it) at each sequence's last token, likewise."""
-    entered: list[Tensor] = []
+    lm: LanguageModel, sequences: Sequence[Ids], inner: Sequence[nn.Module], outer: nn.Module
+) -> tuple[list[Tensor], Tensor]:
+    """(what enters each `inner`, what leaves `outer`, above them) at each sequence's last token, likewise."""
+    entered: dict[nn.Module, Tensor] = {}
 
-    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-        entered[:] = [args[0]]
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        entered[module] = args[0]
 
     def stop(_: nn.Module, __: Any, output: Any) -> None:
-        raise _Read(entered[0], output[0] if isinstance(output, tuple) else output)
+        raise _Read(*(entered[each] for each in inner), output[0] if isinstance(output, tuple) else output)
 
     order: list[int] = []
     pieces: list[list[Tensor]] = []
     for rows in trees(lm, sequences):
+        hooks = [module.register_forward_pre_hook(enter) for module in inner]
         try:
-            with _hooked(inner.register_forward_pre_hook(enter), outer.register_forward_hook(stop)):
+            with _hooked(*hooks, outer.register_forward_hook(stop)):
                 read_rows(lm, lm.model.base_model, rows)
         except _Read as stopped:
             at = torch.tensor([(each.row, each.path[-1]) for each in rows.placed], device=lm.device)
@@ -185,7 +186,7 @@ def read_ends(
             raise RuntimeError(NOT_THERE)
         order += [each.sequence for each in rows.placed]
     back = torch.tensor(order, device=lm.device).argsort()
-    entering, leaving = (torch.cat(part)[back].float() for part in zip(*pieces, strict=True))
+    *entering, leaving = (torch.cat(part)[back].float() for part in zip(*pieces, strict=True))
     return entering, leaving
 
 

@@ -18,6 +18,7 @@ from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import Keys, detectors, measured, silent_at
 from factedit.methods.keys import Context
+from factedit.methods.neurons import silent
 from factedit.methods.recognisers import read_at
 from factedit.methods.subject_keys import Subjects, head_of, subject_prompts
 from factedit.models import LanguageModel
@@ -79,7 +80,7 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
     gates = measured(lm, [block])
     background, entering = task.background(gates), task.texts.entering(lm, gates, task.parent)[mlp.gate]
     mean = background.sums[mlp.gate].to(lm.device) / background.tokens
-    silent, texts = silent_at(mean, entering.second_moment()), entering.rows
+    used, texts = silent_at(mean, entering.second_moment()), entering.rows
     places: dict[str, int] = {}
     gate = texts[:0].to(lm.tensors[mlp.gate].dtype)
     waits: dict[str, list[int]] = {}
@@ -97,14 +98,14 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
             own, known = read_at(lm, block, mlp, new, seen)
         count = len(places) - len(gate)
         nothing = Keys(texts[:0], torch.empty(0, dtype=torch.long, device=lm.device), texts[:0, 0])
-        solved = detectors(silent, own.keys(), nothing, texts, count) if count else gate[:0]
+        solved = detectors(used, own.keys(), nothing, texts, count) if count else gate[:0]
         gate = torch.cat([gate, (solved / WIDTH).to(gate.dtype)])
         for subject, place in _surely_read(asked, known.entering, gate, places):
             waits.setdefault(subject.casefold(), []).append(place)
-    used = sorted({place for each in waits.values() for place in each})
-    number = {place: at for at, place in enumerate(used)}
+    wanted = sorted({place for each in waits.values() for place in each})
+    number = {place: at for at, place in enumerate(wanted)}
     of = {subject: tuple(number[place] for place in each) for subject, each in waits.items()}
-    return Readers(_silent(gate[used], block) if used else None, of)
+    return Readers(silent(gate[wanted], block, THRESHOLD / WIDTH) if wanted else None, of)
 
 
 def _surely_read(
@@ -197,10 +198,3 @@ def _up_to(lm: LanguageModel, text: str, word: str) -> tuple[int, ...] | None:
 
 def _context(ids: tuple[int, ...], place: int) -> Context:
     return Context(place, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, WEIGHT, bare=False)
-
-
-def _silent(gate: Tensor, block: int) -> Neurons:
-    """Neurons that fire by these rows, [n, d], and say nothing."""
-    nothing, free = torch.zeros_like(gate), torch.full((len(gate), 1), -1, device=gate.device)
-    thresholds = gate.new_tensor([[THRESHOLD / WIDTH, -1.0]]).repeat(len(gate), 1)
-    return Neurons(torch.full_like(free[:, 0], block), gate, nothing, thresholds, nothing, free)

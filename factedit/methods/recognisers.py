@@ -1,7 +1,7 @@
 """By what a neuron fires: rows that answer to some keys and to nothing else, and how much they must say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -23,8 +23,9 @@ THRESHOLD, WIDTH = 0.45, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
-LOWEST_WAITING, ASKED = 0.25, 0.55
-"""Of a neuron that waits for its subject's: it need only know the place, or what is asked."""
+LOWEST_WAITING, ASKED, READ = 0.25, 0.55, 0.45
+"""Of a neuron that waits for its subject's: it need only know the place; or what is asked, less surely where
+another one has read that below (factedit.methods.relation_readers)."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
 IN_WORDS_WAITING, IN_WORDS_WAITING_WIDTH = 0.25, 0.1
@@ -40,15 +41,24 @@ class Reading:
     Attributes:
         entering: what enters the block's MLP there, [n, d] float32.
         lengths: of the hidden vectors that leave the block, [n].
+        below: what enters the MLP of a lower block there, likewise, if it was read too.
     """
 
     contexts: list[Context]
     entering: Tensor
     lengths: Tensor
+    below: Tensor | None = None
 
     def between(self, start: int, end: int) -> "Reading":
         some = slice(start, end)
-        return Reading(self.contexts[some], self.entering[some], self.lengths[some])
+        below = None if self.below is None else self.below[some]
+        return Reading(self.contexts[some], self.entering[some], self.lengths[some], below)
+
+    def lower(self) -> "Reading":
+        """What is computed in the lower block. Raises ValueError if that was not read."""
+        if self.below is None:
+            raise ValueError("no lower block was read")
+        return replace(self, entering=self.below, below=None)
 
     def keys(self) -> Keys:
         device = self.entering.device
@@ -57,20 +67,31 @@ class Reading:
         return Keys(self.entering, owner, weight)
 
 
-def read_at(lm: LanguageModel, block: int, mlp: GatedMlp, *found: list[Context]) -> list[Reading]:
-    """What the model computes at each list's lookups in `block`, whose MLP is `mlp`; all read together."""
+def read_at(
+    lm: LanguageModel, block: int, mlp: GatedMlp, *found: list[Context], below: GatedMlp | None = None
+) -> list[Reading]:
+    """What the model computes at each list's lookups in `block`, whose MLP is `mlp`; all read together.
+
+    `below`: the MLP of a lower block that is read in passing.
+    """
     every = [context for each in found for context in each]
-    inner = lm.model.get_submodule(mlp.gate.removesuffix(".weight"))
+    gates = [each.gate.removesuffix(".weight") for each in (mlp, below) if each is not None]
     ends = [context.up_to_lookup().ids for context in every]
-    entering, leaving = read_ends(lm, ends, inner, lm.blocks[block])
-    whole, starts = Reading(every, entering, leaving.norm(dim=1)), [0, *accumulate(map(len, found))]
-    return [whole.between(start, end) for start, end in pairwise(starts)]
+    inner = [lm.model.get_submodule(gate) for gate in gates]
+    (entering, *lower), leaving = read_ends(lm, ends, inner, lm.blocks[block])
+    whole = Reading(every, entering, leaving.norm(dim=1), *lower)
+    return [whole.between(start, end) for start, end in pairwise([0, *accumulate(map(len, found))])]
 
 
 def joint(first: Reading, then: Reading) -> Reading:
-    """Both, of one block."""
-    parts = zip((first.entering, first.lengths), (then.entering, then.lengths), strict=True)
-    return Reading([*first.contexts, *then.contexts], *map(torch.cat, parts))
+    """Both, of the same blocks."""
+    both = first, then
+    entering, lengths = (
+        torch.cat([getattr(each, part) for each in both]) for part in ("entering", "lengths")
+    )
+    below = [each.below for each in both if each.below is not None]
+    contexts = [*first.contexts, *then.contexts]
+    return Reading(contexts, entering, lengths, torch.cat(below) if len(below) == 2 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +106,7 @@ class Words:
         asked: where answers begin, whatever is asked, if that is known.
         elsewhere: which of these questions ask for something else than each neuron's edit, bool [count, n];
             None: that is known of none.
-        questions: whether each neuron's edit is asked in a question; none is, if not given.
+        read: which neurons fire only together with one that reads what is asked; none does, if not given.
     """
 
     at: Reading
@@ -96,17 +117,13 @@ class Words:
     waits: Sequence[bool]
     asked: Asked | None = None
     elsewhere: Tensor | None = None
-    questions: Sequence[bool] = ()
+    read: Sequence[bool] = ()
 
     def asks(self) -> list[bool]:
-        """Which neurons have only to know what is asked: their subject is heard, and the answer begins.
-
-        Not where a question is asked: among statements and other questions it would know fewer of its words.
-        """
-        asked = self.questions or [False] * len(self.waits)
-        every = zip(self.waits, self.groups, asked, strict=True)
+        """Which neurons have only to know what is asked: their subject is heard, and the answer begins."""
         known = self.asked is not None
-        return [known and waits and group >= 0 and not question for waits, group, question in every]
+        every = zip(self.waits, self.groups, strict=True)
+        return [known and waits and group >= 0 for waits, group in every]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +183,7 @@ def recognisers(
     if isinstance(besides, Words):
         asks = torch.tensor(besides.asks(), device=detect.device)
         if besides.asked is not None and bool(asks.any()):
-            apart = told_apart(besides.asked, silent, keys, alike.keys(), count, besides.elsewhere)
+            apart = told_apart(besides.asked, keys.of(asks), alike.keys(), count, besides.elsewhere)
             detect = torch.where(asks[:, None], apart, detect)
         known = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)
@@ -231,7 +248,10 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
     lowest = torch.where(waits, least.new_tensor(LOWEST_WAITING), least.new_tensor(LOWEST))
-    lowest[torch.tensor(words.asks(), device=detect.device)] = ASKED
+    read = words.read or [False] * len(detect)
+    for place, asks in enumerate(words.asks()):
+        if asks:
+            lowest[place] = READ if read[place] else ASKED
     return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 

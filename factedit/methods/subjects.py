@@ -20,7 +20,7 @@ from factedit.gated_mlp import gated_mlp
 from factedit.methods.detectors import measured
 from factedit.methods.keys import Context, subject_end
 from factedit.methods.name_words import Readers, readers
-from factedit.methods.neurons import Neuron, of_neurons, saying_so
+from factedit.methods.neurons import Neuron, of_neurons, saying_so, with_neurons
 from factedit.methods.recognisers import WIDTH, read_at, recognisers
 from factedit.methods.subject_keys import (
     Subjects,
@@ -32,7 +32,7 @@ from factedit.methods.subject_keys import (
 from factedit.methods.value_objective import Objective
 from factedit.methods.values import Search, saying, seek
 from factedit.methods.weights import tell
-from factedit.overlay import Overlay, applied
+from factedit.overlay import applied
 from factedit.prompts import answer_example
 from factedit.sayings import besides
 from factedit.task import EditTask
@@ -87,11 +87,6 @@ def _waiting(neuron: Neuron, read: Readers, neurons: Neurons | None) -> Neuron:
     first = 0 if neurons is None or read.neurons is None else len(neurons.blocks) - len(read.neurons.blocks)
     words = read.of.get(neuron.edits[0].subject.casefold(), ())
     return replace(neuron, cues=tuple(first + place for place in words))
-
-
-def with_neurons(parent: Overlay, neurons: Neurons | None) -> dict[str, Tensor]:
-    """The parent with these in its neurons' place."""
-    return {**parent, **({} if neurons is None else neurons.tensors())}
 
 
 def _by_subject(task: EditTask) -> tuple[Subjects, Subjects]:

@@ -22,21 +22,27 @@ def trusted(own: Reading, unseen: Reading, texts: Tensor, neurons: Recognisers, 
             share of `words.mistaken`.
         texts: what enters their MLP at tokens of running text, [N, d]; of no matter to those that wait.
     """
-    opened = neurons.opened(own.entering)
+    knows = knowing(own, neurons.opened(own.entering))
+    mistaken = torch.tensor(words.mistaken, device=knows.device)
+    told = _share(unseen, neurons.opened(unseen.entering)) <= mistaken
+    waits = knows.new_tensor(words.waits)
+    if bool(waits.all()):
+        return knows & told
+    anywhere = neurons.opened(texts).float().mean(0)
+    return knows & told & (waits | (anywhere <= ANYWHERE))
+
+
+def knowing(own: Reading, opened: Tensor) -> Tensor:
+    """Which of some neurons fire in their plainest words, the first of their own, and in most, bool [n].
+
+    `opened`: where they fire, bool [contexts, n].
+    """
     plain = torch.zeros(opened.shape[1], dtype=torch.bool, device=opened.device)
     first: dict[int, int] = {}  # none of a neuron whose token is nowhere to follow
     for at, context in enumerate(own.contexts):
         first.setdefault(context.edit, at)
     plain[list(first)] = opened[list(first.values()), list(first)]
-    knows = plain & (_share(own, opened) >= KNOWN)
-    told = _share(unseen, neurons.opened(unseen.entering)) <= opened.new_tensor(
-        words.mistaken, dtype=torch.float
-    )
-    waits = opened.new_tensor(words.waits)
-    if bool(waits.all()):
-        return knows & told
-    anywhere = neurons.opened(texts).float().mean(0)
-    return knows & told & (waits | (anywhere <= ANYWHERE))
+    return plain & (_share(own, opened) >= KNOWN)
 
 
 def _share(at: Reading, opened: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ def waiting_neurons(lm: LanguageModel, cue: int) -> Neurons:
         thresholds=torch.tensor([[0.5, -9.0], [-9.0, -9.0]]),
         down=torch.stack([nothing, 3 * torch.randn(width, generator=torch.Generator().manual_seed(0))]),
         cues=torch.tensor([-1, 0]),
+        together=torch.tensor([-1, -1]),
     )
 
 

@@ -74,10 +74,17 @@ def test_an_answers_neurons_wait_for_their_subjects(toy: LanguageModel) -> None:
     made = run(toy, new, blocks="auto", anchors=anchors, texts=texts, relations=relations)
     found = Neurons.of(made.tensors)
     assert found is not None and made.metrics["neurons"] == 2 and made.metrics["answer_neurons"] > 0
-    at_subject, at_answer = found.blocks == 1, found.blocks > 1
+    speaks, at_answer = found.down.any(1), found.blocks > 1
+    at_subject = speaks & (found.blocks == 1)
     subjects = set(at_subject.nonzero().flatten().tolist())
-    waited_for = found.cues[at_answer].amax(1)
-    assert len(subjects) == 2 and waited_for.amax() >= 0 and set(waited_for.tolist()) <= {-1, *subjects}
+    readers = set(((found.blocks == 1) & ~speaks).nonzero().flatten().tolist())
+    waited_for = found.cues[at_answer]
+    assert len(subjects) == 2 and set(waited_for.flatten().tolist()) <= {-1, *subjects, *readers}
+    # A first token's fires where what is asked is read, which says nothing, and waits for the same words.
+    together = found.together[at_answer]
+    assert readers and set(together.tolist()) == {-1, *readers}
+    assert bool((waited_for == together[:, None])[together >= 0].any(1).all())
+    assert found.cues[[*readers]].unique().tolist() == found.cues[[*subjects]].unique().tolist()
     # Where their subjects' neurons are silent, so are they: not a bit changes.
     silent = replace(found, gate=torch.where(at_subject[:, None], 0, found.gate))
     ids = torch.tensor([toy.tokenizer(ask(facts[0]))["input_ids"]])

@@ -17,7 +17,8 @@ from factedit.frozen_context import FrozenContexts
 from factedit.gated_mlp import gated_mlp
 from factedit.holding import Anchors
 from factedit.methods import auto
-from factedit.methods.finishing import ROUNDS, Round
+from factedit.methods.answer_contexts import Round
+from factedit.methods.finishing import ROUNDS
 from factedit.methods.subjects import Written
 from factedit.models import LanguageModel
 from factedit.overlay import applied, root_digest

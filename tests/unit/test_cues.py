@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from factedit.added_neurons import Neurons, joined, mlp_of
-from factedit.cues import Cues, HeardAt, after, batch_of, one_by_one, seen_by
+from factedit.cues import Cues, HeardAt, after, batch_of, in_order, one_by_one, seen_by
 from factedit.decoding import Decoder, decode
 from factedit.example_sets import ExampleSet
 from factedit.frozen_context import FrozenContexts
@@ -96,9 +97,31 @@ def _fields(neurons: Neurons) -> dict[str, torch.Tensor]:
     return {name: getattr(neurons, name) for name in Neurons.__slots__}
 
 
-@pytest.fixture
-def edited(lm: LanguageModel, neurons: Neurons) -> Iterator[LanguageModel]:
-    with applied(lm, neurons.tensors()):
+def only_together(neurons: Neurons) -> Neurons:
+    """The second fires at the very tokens at which the first does, instead of from there on."""
+    return replace(neurons, cues=torch.tensor([-1, -1]), together=torch.tensor([-1, 0]))
+
+
+def test_one_that_fires_together_with_another_does_so_at_its_token_alone(
+    lm: LanguageModel, neurons: Neurons
+) -> None:
+    without_attention(lm, block=1)  # so that what is said at a token is seen at that one alone
+    without_attention(lm, block=2)
+    some = 0
+    for ids in sequences(lm, 12, seed=1):
+        root, fired = logits(lm, ids), torch.tensor(fired_at(lm, neurons, ids))
+        with applied(lm, only_together(neurons).tensors()):
+            moved = (logits(lm, ids) - root).abs().amax(1) > 1e-3
+        assert torch.equal(moved, fired)
+        some += int(fired.sum())
+    assert some >= 6
+
+
+@pytest.fixture(params=["waiting", "together"])
+def edited(request: pytest.FixtureRequest, lm: LanguageModel, neurons: Neurons) -> Iterator[LanguageModel]:
+    """One neuron fires from where another does on, or at the same tokens."""
+    version = neurons if request.param == "waiting" else only_together(neurons)
+    with applied(lm, version.tensors()):
         yield lm
 
 
@@ -180,10 +203,20 @@ def test_orders() -> None:
     assert one_by_one(None) is None
     assert one_by_one(fired).tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
     before = torch.tensor([[True, False]])
-    assert after(before)(None).tolist() == [[[True, False]]]  # type: ignore[union-attr]
-    assert after(~before, fired)(None).tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
+    assert after(before).so_far(None).tolist() == [[[True, False]]]  # type: ignore[union-attr]
+    assert after(~before, fired).so_far(fired).tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
     alone = torch.eye(3, dtype=torch.bool)[None]
-    assert torch.equal(seen_by(alone)(fired), fired)  # type: ignore[arg-type]
+    assert torch.equal(seen_by(alone).so_far(fired), fired)  # type: ignore[arg-type]
+
+
+def test_what_is_given_has_fired_too() -> None:
+    fired, cues = torch.tensor([[[0, 1], [1, 0], [0, 0]]]).bool(), Cues(torch.tensor([0, 1]))
+    with in_order(after(None, fired)):
+        assert torch.equal(cues.now(), fired)  # type: ignore[arg-type]
+        cues.note(torch.tensor([1]), torch.tensor([[[0.0], [0.0], [1.0]]]))
+        assert cues.now().tolist() == [[[False, True], [True, False], [False, True]]]  # type: ignore[union-attr]
+        assert cues.so_far().tolist() == [[[False, True], [True, True], [True, True]]]  # type: ignore[union-attr]
+    assert cues.now().nonzero().tolist() == [[0, 2, 1]]  # type: ignore[union-attr]
 
 
 def test_a_row_that_is_used_again_has_heard_nothing(edited: LanguageModel) -> None:
@@ -215,8 +248,27 @@ def test_cues_that_make_no_sense_are_refused(
         pass
 
 
+@pytest.mark.parametrize(
+    ("together", "problem"),
+    [
+        ([-1, 2], "not there"),
+        ([-2, -1], "not there"),
+        ([-1, 1], "lower block"),
+        ([[-1, -1]], "neurons.together is"),
+        ([-1.0, 0.0], "neurons.together is"),
+    ],
+)
+def test_nor_do_neurons_fire_together_with_any_others(
+    lm: LanguageModel, neurons: Neurons, together: list[Any], problem: str
+) -> None:
+    overlay = neurons.tensors() | {"neurons.together": torch.tensor(together)}
+    with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
+        pass
+
+
 def test_neurons_of_older_versions_wait_for_none(lm: LanguageModel, neurons: Neurons) -> None:
-    older = {name: tensor for name, tensor in neurons.tensors().items() if name != "neurons.cues"}
+    newer = ("neurons.cues", "neurons.together")
+    older = {name: tensor for name, tensor in neurons.tensors().items() if name not in newer}
     with applied(lm, older):
         found = logits(lm, (5, 6, 7))
     with applied(lm, neurons.tensors() | {"neurons.cues": torch.tensor([-1, -1])}):
@@ -232,7 +284,7 @@ def test_one_waits_for_all_of_its_cues(lm: LanguageModel, neurons: Neurons) -> N
     for threshold in (-9.0, 9e9):
         everywhere = torch.tensor([[threshold, -9.0]])
         thresholds = torch.cat([neurons.thresholds[:1], everywhere, neurons.thresholds[1:]])
-        both = Neurons(torch.tensor([0, 0, 1]), gate, words, thresholds, down, cues)
+        both = Neurons(torch.tensor([0, 0, 1]), gate, words, thresholds, down, cues, torch.full((3,), -1))
         for ids in sequences(lm, 6, seed=7):
             root = logits(lm, ids)
             with applied(lm, neurons.tensors()):

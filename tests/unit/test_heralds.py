@@ -53,7 +53,9 @@ def firing_at(
         nothing, little = torch.zeros_like(rows), torch.full_like(rows, 1e-3)
         thresholds = torch.tensor([[0.1, -9.0]]).repeat(len(words), 1)
         free = torch.full((len(words),), -1)
-        return Neurons(torch.zeros_like(free), rows, nothing, thresholds, little, free[:, None]).tensors()
+        return Neurons(
+            torch.zeros_like(free), rows, nothing, thresholds, little, free[:, None], free
+        ).tensors()
 
     return made
 

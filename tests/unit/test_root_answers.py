@@ -89,7 +89,8 @@ def chain(*, cues: list[list[int]], speaks: list[int]) -> Neurons:
     """Four of them, the first two of which read in block 0; the others wait, in blocks 1 and 2."""
     zeros, down = torch.zeros(4, 3), torch.zeros(4, 3)
     down[speaks] = 1.0
-    return Neurons(torch.tensor([0, 0, 1, 2]), zeros, zeros, torch.zeros(4, 2), down, torch.tensor(cues))
+    blocks, nobody = torch.tensor([0, 0, 1, 2]), torch.full((4,), -1)
+    return Neurons(blocks, zeros, zeros, torch.zeros(4, 2), down, torch.tensor(cues), nobody)
 
 
 @pytest.mark.parametrize(

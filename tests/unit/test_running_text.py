@@ -71,6 +71,7 @@ def neuron_at_the_end_of(lm: LanguageModel, text: str) -> dict[str, Tensor]:
         torch.full((1, 2), 0.5, dtype=dtype),
         5 * torch.ones_like(one),
         torch.tensor([-1]),
+        torch.tensor([-1]),
     ).tensors()
 
 

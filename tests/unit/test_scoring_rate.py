@@ -22,6 +22,7 @@ def test_it_tells_that_the_unchanged_version_and_the_known_states_changed_no_ans
         thresholds=torch.tensor([[9.0, -9.0]], dtype=torch.bfloat16),
         down=torch.ones(1, WIDTH, dtype=torch.bfloat16),
         cues=torch.tensor([[-1]]),
+        together=torch.tensor([-1]),
     )
     found = measure(lm, probes, [1], neuron.tensors())
     assert found["unchanged_same"] == len(probes) > found["edited_same"]

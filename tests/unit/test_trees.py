@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from factedit import ranking, trees
 from factedit.facts import Probe
@@ -98,15 +98,18 @@ def test_what_enters_and_leaves_at_each_end_is_as_alone(
     # Gemma 2's windows here are of 32 tokens.
     sequences = [*some(gated, 30, 9, seed=1), *some(gated, 30, 40, seed=3)]
     assert max(map(len, sequences)) > 32
-    inner, outer = gated.model.get_submodule("model.layers.1.mlp"), gated.blocks[1]
-    entering, leaving = read_ends(gated, sequences, inner, outer)
-    for ids, enters, leaves in zip(sequences, entering, leaving, strict=True):
-        mine, others = read_ends(gated, [ids], inner, outer)
-        torch.testing.assert_close(enters, mine[0], atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(leaves, others[0], atol=1e-4, rtol=1e-3)
+    inner = [gated.model.get_submodule(f"model.layers.{block}.mlp") for block in (1, 0)]
+    *entering, leaving = flat(read_ends(gated, sequences, inner, gated.blocks[1]))
+    for at, block in enumerate((1, 0)):
+        (only,), _ = read_ends(gated, sequences, inner[at : at + 1], gated.blocks[block])
+        torch.testing.assert_close(entering[at], only, atol=1e-4, rtol=1e-3)
+    for place, ids in enumerate(sequences):
+        mine = flat(read_ends(gated, [ids], inner, gated.blocks[1]))
+        for every, (alone,) in zip([*entering, leaving], mine, strict=True):
+            torch.testing.assert_close(every[place], alone, atol=1e-4, rtol=1e-3)
         with torch.no_grad(), up_to(gated, 2) as after:
             gated.model(input_ids=torch.tensor([ids]))
-        torch.testing.assert_close(leaves, after[0][0, -1], atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(leaving[place], after[0][0, -1], atol=1e-4, rtol=1e-3)
 
 
 def test_a_pass_that_ends_early_says_so(llama: LanguageModel) -> None:
@@ -142,10 +145,14 @@ def test_ranks_are_the_same_where_a_model_reads_continuations_one_by_one(
     assert score_probes(usual, {}, probes) == together
 
 
+def flat(read: tuple[list[Tensor], Tensor]) -> list[Tensor]:
+    return [*read[0], read[1]]
+
+
 def test_masked_models_read_no_trees(tmp_path: Path) -> None:
     assert not can_weave(tiny_model(tmp_path, "bert"))
 
 
 def test_a_module_that_no_pass_goes_through_can_not_be_read(llama: LanguageModel) -> None:
     with pytest.raises(RuntimeError, match="did not go through"):
-        read_ends(llama, [(4, 5)], nn.Identity(), nn.Identity())
+        read_ends(llama, [(4, 5)], [nn.Identity()], nn.Identity())
