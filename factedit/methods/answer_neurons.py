@@ -193,7 +193,7 @@ def _of_block(
         apart = [elsewhere(task.asked.texts, mistake.edit, task.relations) for mistake in mine]
         by_words = replace(by_words, asked=asked, elsewhere=torch.tensor(apart, device=lm.device))
         read.learn(mine, asks, waits, at.own, joint(at.early, at.seen), around.asked, by_words.elsewhere)
-    with_reader = [mistake.edit in read.of for mistake in mine]
+    with_reader = [a and mistake.edit in read.of for a, mistake in zip(asks, mine, strict=True)]
     shares = [1.0 if a else OTHERWISE if w else 0.0 for a, w in zip(asks, waiting, strict=True)]
     mistaken = [max(words.mistaken, share) for share in shares]
     by_words = replace(by_words, read=with_reader, mistaken=mistaken)
@@ -220,7 +220,8 @@ def _told(
     groups: Sequence[int],
     asks: Sequence[bool],
 ) -> _Told[list[Context]]:
-    """Of their own edits and what else is asked; a neuron that `asks` is not tried on any of that."""
+    """Of their own edits, and of what else is asked. One that `asks` need not know in which words answers
+    begin, nor is it tried on other questions: it goes by what all that may be asked has in common."""
     own: list[Context] = []
     early: list[Context] = []
     seen: list[Context] = []
@@ -234,12 +235,13 @@ def _told(
         seen += where_others_follow(task.lm, mistake, prompts, place)
         if groups[place] < 0:
             continue
-        said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
-        few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
-        worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
         solved, tried = sayings[mistake.edit].apart()
-        if waits[place] < 0:  # else there is nobody else
-            solved, tried = [*said[::2], *solved], [*said[1::2], *tried]
+        if not asks[place]:
+            said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
+            few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
+            worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
+            if waits[place] < 0:  # else there is nobody else
+                solved, tried = [*said[::2], *solved], [*said[1::2], *tried]
+            unseen += where_it_follows(task, mistake, tried, place)
         seen += where_it_follows(task, mistake, solved, place)
-        unseen += where_it_follows(task, mistake, [] if asks[place] else tried, place)
     return _Told(own, early, [], seen, unseen, worded, [], [])

@@ -23,7 +23,7 @@ THRESHOLD, WIDTH = 0.45, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
-LOWEST_WAITING, ASKED, READ = 0.25, 0.55, 0.45
+LOWEST_WAITING, ASKED, READ = 0.25, 0.55, 0.5
 """Of a neuron that waits for its subject's: it need only know the place; or what is asked, less surely where
 another one has read that below (factedit.methods.relation_readers)."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
@@ -125,6 +125,10 @@ class Words:
         every = zip(self.waits, self.groups, strict=True)
         return [known and waits and group >= 0 for waits, group in every]
 
+    def known(self) -> list[int]:
+        """`groups`, but -1 for those that know what is asked: these are the right words."""
+        return [-1 if asks else group for group, asks in zip(self.groups, self.asks(), strict=True)]
+
 
 @dataclass(frozen=True, slots=True)
 class Recognisers:
@@ -212,18 +216,18 @@ def _fires(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) ->
 
 def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> Tensor:
     """The detectors of each neuron's words, [count, d]; zeros where any words will do."""
-    at = words.at.keys()
+    at, groups = words.at.keys(), words.known()
     nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
-    count = max(words.groups) + 1
+    count = max(groups) + 1
     found = detectors(silent, at, nothing, texts, count) if count else detect[:0]
-    return torch.cat([found, 0 * detect[:1]])[torch.tensor(words.groups, device=detect.device)]
+    return torch.cat([found, 0 * detect[:1]])[torch.tensor(groups, device=detect.device)]
 
 
 def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
     """What the detectors of the words must exceed, below 0 where any will do, and how they rise, [count]."""
     least = [IN_WORDS_WAITING if waits else IN_WORDS for waits in words.waits]
     rise = [IN_WORDS_WAITING_WIDTH if waits else IN_WORDS_WIDTH for waits in words.waits]
-    anyhow = [-1.0 if group < 0 else above for group, above in zip(words.groups, least, strict=True)]
+    anyhow = [-1.0 if group < 0 else above for group, above in zip(words.known(), least, strict=True)]
     return like.new_tensor(anyhow), like.new_tensor(rise)
 
 
