@@ -48,3 +48,12 @@ def lookup_blocks(
     chosen = choose_blocks(n_blocks, wanted, depth)
     lower = [block for block in chosen if block <= round(lookup_depth[1] * (n_blocks - 1))]
     return lower if len(lower) < len(chosen) else []
+
+
+def asking_blocks(wanted: Blocks, looking_up: list[int], answering: list[int]) -> list[int]:
+    """Which blocks read what is asked: the lowest that looks subjects up, where none has been said anything
+    yet; and for `auto` the one midway from these to where answers are formed."""
+    if not looking_up or not answering:
+        return []
+    middle = (looking_up[-1] + answering[0]) // 2
+    return sorted({looking_up[0], *([middle] if wanted == "auto" else [])})

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from factedit.blocks import choose_blocks, lookup_blocks, reading_block
+from factedit.blocks import asking_blocks, choose_blocks, lookup_blocks, reading_block
 from factedit.curvature import Covariance
 from factedit.facts import Edit
 from factedit.gated_mlp import gated_mlp
@@ -47,6 +47,7 @@ class Plan:
         looking_up: the lower blocks, ascending, with gated MLPs to which neurons may be added, each of which
             fires at an edit's subject (factedit.added_neurons); no constraint bounds them.
         reading: the block below, if any, whose neurons read the words of subjects' names for them.
+        asking: the blocks, ascending, whose silent neurons read what is asked for those that answer.
     """
 
     preset: Preset
@@ -58,6 +59,7 @@ class Plan:
     radius: float | None
     looking_up: list[int] = field(default_factory=list)
     reading: int | None = None
+    asking: list[int] = field(default_factory=list)
 
     @property
     def answering(self) -> list[int]:
@@ -110,6 +112,7 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         radius=radius,
         looking_up=lower,
         reading=reading,
+        asking=asking_blocks(blocks, lower, upper),
     )
 
 

@@ -34,7 +34,7 @@ from factedit.methods.keys import Context
 from factedit.methods.neurons import Neuron
 from factedit.methods.recognisers import Words, joint, read_at, recognisers
 from factedit.methods.relation_detectors import Asked
-from factedit.methods.relation_readers import Readers, asking_block
+from factedit.methods.relation_readers import Readers
 from factedit.methods.trust import in_the_way, trusted
 from factedit.overlay import Overlay, applied
 from factedit.questions import elsewhere
@@ -58,14 +58,14 @@ class Surroundings:
 
     Attributes:
         mlps: of the blocks that they are added to; background, texts: what enters these, by their gates.
-        below: the MLP of a lower block, if there is one in which what is asked is read.
+        below: the MLPs of lower blocks in which what is asked is read, ascending.
         asked: what enters all of these where anybody is asked anything, by gate, as far as it is known.
     """
 
     mlps: Mapping[int, GatedMlp]
     background: Covariance
     texts: Mapping[str, Entering]
-    below: GatedMlp | None
+    below: Sequence[GatedMlp]
     asked: Mapping[str, Asked]
 
 
@@ -110,12 +110,11 @@ def surroundings(
     task: EditTask, overlay: Overlay, mlps: Mapping[int, GatedMlp], blocks: Sequence[int]
 ) -> Surroundings:
     """Of some of the blocks, as the model with `overlay` computes them; call it while none is applied."""
-    gates = measured(task.lm, blocks)
-    texts, background = task.texts.entering(task.lm, gates, overlay), task.background(gates)
-    block = asking_block(task.plan)
-    below = None if block is None else gated_mlp(task.lm, block)
-    asked = _asked(task, overlay, gates if below is None else [*gates, below.gate])
-    return Surroundings(mlps, background, texts, below if asked else None, asked)
+    gates, lower = measured(task.lm, blocks), measured(task.lm, task.plan.asking)
+    asked = _asked(task, overlay, [*gates, *lower])
+    below = [mlp for block in task.plan.asking if (mlp := gated_mlp(task.lm, block)) is not None and asked]
+    texts = task.texts.entering(task.lm, [*gates, *lower] if asked else gates, overlay)
+    return Surroundings(mlps, task.background(gates), texts, below, asked)
 
 
 def _asked(task: EditTask, overlay: Overlay, gates: Sequence[str]) -> dict[str, Asked]:
@@ -156,11 +155,11 @@ def recognising(
     `before`: the version's neurons so far, with which the model is being read.
     """
     found: dict[Mistake, Neuron] = {}
-    read = Readers(around.below, before)
+    read = Readers(task.lm, around.below, before)
     for block, mlp in around.mlps.items():
         if mine := in_block(mistakes, words, around.mlps, block):
             found |= _of_block(task, words, around, block, mlp, mine, announced, read)
-    return Found(found, read.neurons(task.lm))
+    return Found(found, read.neurons())
 
 
 def _of_block(
@@ -191,12 +190,13 @@ def _of_block(
     by_words = Words(at.worded, groups, never, at.unseen, [], waiting)
     if asked is not None and task.asked is not None:
         apart = [elsewhere(task.asked.texts, mistake.edit, task.relations) for mistake in mine]
-        by_words = replace(by_words, asked=asked, elsewhere=torch.tensor(apart, device=lm.device))
-        read.learn(mine, asks, waits, at.own, joint(at.early, at.seen), around.asked, by_words.elsewhere)
-    with_reader = [a and mistake.edit in read.of for a, mistake in zip(asks, mine, strict=True)]
+        other, besides_own = torch.tensor(apart, device=lm.device), joint(at.early, at.seen)
+        by_words = replace(by_words, asked=asked, elsewhere=other)
+        read.learn(mine, asks, waits, at.own, besides_own, around.asked, around.texts, other)
+    surely = [a and read.surely(mistake.edit) for a, mistake in zip(asks, mine, strict=True)]
     shares = [1.0 if a else OTHERWISE if w else 0.0 for a, w in zip(asks, waiting, strict=True)]
     mistaken = [max(words.mistaken, share) for share in shares]
-    by_words = replace(by_words, read=with_reader, mistaken=mistaken)
+    by_words = replace(by_words, read=surely, mistaken=mistaken)
     alike, rows = joint(joint(never, at.seen), at.holding), around.texts[mlp.gate]
     by = recognisers(lm, mlp, around.background, rows, at.own, alike, len(mine), by_words)
     good = trusted(at.own, at.unseen, rows.rows, by, by_words)
@@ -204,7 +204,7 @@ def _of_block(
     good &= ~in_the_way(joint(at.holding, at.mended), [*holding, *mended], mine, by, heard)
     found: dict[Mistake, Neuron] = {}
     for place in good.nonzero().flatten().tolist():
-        reader = read.of.get(mine[place].edit, -1)
+        reader = read.last(mine[place].edit)
         cues = tuple(cue for cue in (waits[place], reader) if cue >= 0)
         together = reader if asks[place] else -1
         neuron = by.neuron([mine[place].edit], block, place)
@@ -220,8 +220,8 @@ def _told(
     groups: Sequence[int],
     asks: Sequence[bool],
 ) -> _Told[list[Context]]:
-    """Of their own edits, and of what else is asked. One that `asks` need not know in which words answers
-    begin, nor is it tried on other questions: it goes by what all that may be asked has in common."""
+    """Of their own edits, and of what else is asked; on that one that `asks` is not tried: some of it asks
+    for nearly the same."""
     own: list[Context] = []
     early: list[Context] = []
     seen: list[Context] = []
@@ -235,13 +235,12 @@ def _told(
         seen += where_others_follow(task.lm, mistake, prompts, place)
         if groups[place] < 0:
             continue
+        said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
+        few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
+        worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
         solved, tried = sayings[mistake.edit].apart()
-        if not asks[place]:
-            said, many = said_of_others(task, mistake, prompts), groups.count(groups[place])
-            few = max(AT_LEAST, NAMES // many) if waits[place] >= 0 else len(said)
-            worded += where_it_follows(task, mistake, [*prompts, *said[::2][:few]], groups[place], many**-0.5)
-            if waits[place] < 0:  # else there is nobody else
-                solved, tried = [*said[::2], *solved], [*said[1::2], *tried]
-            unseen += where_it_follows(task, mistake, tried, place)
+        if waits[place] < 0:  # else there is nobody else
+            solved, tried = [*said[::2], *solved], [*said[1::2], *tried]
         seen += where_it_follows(task, mistake, solved, place)
+        unseen += where_it_follows(task, mistake, [] if asks[place] else tried, place)
     return _Told(own, early, [], seen, unseen, worded, [], [])

@@ -42,7 +42,8 @@ def gates_read(lm: LanguageModel, plan: Plan) -> list[str]:
 
     Whoever keeps that (factedit.running_text) may read it before the first edit.
     """
-    return measured(lm, [*plan.subject_blocks, *finishing_mlps(lm, plan)]) if plan.looking_up else []
+    blocks = [*plan.subject_blocks, *plan.asking, *finishing_mlps(lm, plan)]
+    return measured(lm, list(dict.fromkeys(blocks))) if plan.looking_up else []
 
 
 def edit_by_auto(task: EditTask) -> Edited:

@@ -105,7 +105,7 @@ def readers(task: EditTask, subjects: Subjects) -> Readers:
     wanted = sorted({place for each in waits.values() for place in each})
     number = {place: at for at, place in enumerate(wanted)}
     of = {subject: tuple(number[place] for place in each) for subject, each in waits.items()}
-    return Readers(silent(gate[wanted], block, THRESHOLD / WIDTH) if wanted else None, of)
+    return Readers(_silent(gate[wanted], block) if wanted else None, of)
 
 
 def _surely_read(
@@ -198,3 +198,7 @@ def _up_to(lm: LanguageModel, text: str, word: str) -> tuple[int, ...] | None:
 
 def _context(ids: tuple[int, ...], place: int) -> Context:
     return Context(place, Example(ids, (len(ids) - 1,), (0,)), len(ids) - 1, WEIGHT, bare=False)
+
+
+def _silent(gate: Tensor, block: int) -> Neurons:
+    return silent(gate, [block] * len(gate), [THRESHOLD / WIDTH] * len(gate))

@@ -85,15 +85,17 @@ def with_neurons(parent: Overlay, neurons: Neurons | None) -> dict[str, Tensor]:
     return {**parent, **({} if neurons is None else neurons.tensors())}
 
 
-def silent(gate: Tensor, block: int, threshold: float, heard: Sequence[Sequence[int]] = ()) -> Neurons:
+def silent(
+    gate: Tensor, blocks: Sequence[int], thresholds: Sequence[float], cues: Sequence[Sequence[int]] = ()
+) -> Neurons:
     """Neurons that fire by these rows, [n, d] in the model's dtype, in whatever words, and say nothing.
 
-    heard: the places of the neurons that each waits for; none waits for any, if not given.
+    cues: the places of the neurons that each waits for; none waits for any, if not given.
     """
-    nothing, free = torch.zeros_like(gate), torch.full((len(gate),), -1, device=gate.device)
-    thresholds = gate.new_tensor([[threshold, -1.0]]).repeat(len(gate), 1)
-    waits = _padded(heard or [()] * len(gate), gate.device)
-    return Neurons(torch.full_like(free, block), gate, nothing, thresholds, nothing, waits, free)
+    nothing, alone = torch.zeros_like(gate), torch.full((len(gate),), -1, device=gate.device)
+    above = torch.tensor([[least, -1.0] for least in thresholds], dtype=gate.dtype, device=gate.device)
+    waits = _padded(cues or [()] * len(gate), gate.device)
+    return Neurons(alone.new_tensor(blocks), gate, nothing, above.reshape(-1, 2), nothing, waits, alone)
 
 
 def _waits(neurons: Sequence[Neuron], device: torch.device) -> Tensor:

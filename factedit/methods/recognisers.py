@@ -23,13 +23,14 @@ THRESHOLD, WIDTH = 0.45, 0.1
 and wholly so far above it."""
 LOWEST, HIGHEST, MARGIN = 0.4, 0.7, 0.03
 """An answer's opens at the lowest threshold between these that it can be trusted with, and a bit above."""
-LOWEST_WAITING, ASKED, READ = 0.25, 0.55, 0.5
+LOWEST_WAITING, ASKED, READ = 0.25, 0.55, 0.45
 """Of a neuron that waits for its subject's: it need only know the place; or what is asked, less surely where
-another one has read that below (factedit.methods.relation_readers)."""
+others have read that below (factedit.methods.relation_readers)."""
 IN_WORDS, IN_WORDS_WIDTH = 0.4, 0.2
 """Likewise for the detector of the words: it need not be sure."""
-IN_WORDS_WAITING, IN_WORDS_WAITING_WIDTH = 0.25, 0.1
-"""Of neurons that wait: whom the words are said of is known, and words less like those learnt may ask."""
+IN_WORDS_WAITING, IN_WORDS_READ, IN_WORDS_WAITING_WIDTH = 0.25, 0.1, 0.1
+"""Of neurons that wait: whom the words are said of is known, and words less like those learnt may ask; still
+less, where others have read what is asked."""
 FAINTEST = 0.05
 """A neuron that fires less than this at its own keys knows them too badly to be amplified."""
 
@@ -41,24 +42,22 @@ class Reading:
     Attributes:
         entering: what enters the block's MLP there, [n, d] float32.
         lengths: of the hidden vectors that leave the block, [n].
-        below: what enters the MLP of a lower block there, likewise, if it was read too.
+        below: what enters the MLPs of some lower blocks there, likewise.
     """
 
     contexts: list[Context]
     entering: Tensor
     lengths: Tensor
-    below: Tensor | None = None
+    below: tuple[Tensor, ...] = ()
 
     def between(self, start: int, end: int) -> "Reading":
         some = slice(start, end)
-        below = None if self.below is None else self.below[some]
+        below = tuple(rows[some] for rows in self.below)
         return Reading(self.contexts[some], self.entering[some], self.lengths[some], below)
 
-    def lower(self) -> "Reading":
-        """What is computed in the lower block. Raises ValueError if that was not read."""
-        if self.below is None:
-            raise ValueError("no lower block was read")
-        return replace(self, entering=self.below, below=None)
+    def lower(self, place: int) -> "Reading":
+        """With what enters the MLP of one of the lower blocks instead."""
+        return replace(self, entering=self.below[place], below=())
 
     def keys(self) -> Keys:
         device = self.entering.device
@@ -68,18 +67,18 @@ class Reading:
 
 
 def read_at(
-    lm: LanguageModel, block: int, mlp: GatedMlp, *found: list[Context], below: GatedMlp | None = None
+    lm: LanguageModel, block: int, mlp: GatedMlp, *found: list[Context], below: Sequence[GatedMlp] = ()
 ) -> list[Reading]:
     """What the model computes at each list's lookups in `block`, whose MLP is `mlp`; all read together.
 
-    `below`: the MLP of a lower block that is read in passing.
+    `below`: the MLPs of lower blocks that are read in passing.
     """
     every = [context for each in found for context in each]
-    gates = [each.gate.removesuffix(".weight") for each in (mlp, below) if each is not None]
+    gates = [each.gate.removesuffix(".weight") for each in (mlp, *below)]
     ends = [context.up_to_lookup().ids for context in every]
     inner = [lm.model.get_submodule(gate) for gate in gates]
     (entering, *lower), leaving = read_ends(lm, ends, inner, lm.blocks[block])
-    whole = Reading(every, entering, leaving.norm(dim=1), *lower)
+    whole = Reading(every, entering, leaving.norm(dim=1), tuple(lower))
     return [whole.between(start, end) for start, end in pairwise([0, *accumulate(map(len, found))])]
 
 
@@ -89,9 +88,8 @@ def joint(first: Reading, then: Reading) -> Reading:
     entering, lengths = (
         torch.cat([getattr(each, part) for each in both]) for part in ("entering", "lengths")
     )
-    below = [each.below for each in both if each.below is not None]
-    contexts = [*first.contexts, *then.contexts]
-    return Reading(contexts, entering, lengths, torch.cat(below) if len(below) == 2 else None)
+    below = tuple(map(torch.cat, zip(first.below, then.below, strict=True)))
+    return Reading([*first.contexts, *then.contexts], entering, lengths, below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ class Words:
         asked: where answers begin, whatever is asked, if that is known.
         elsewhere: which of these questions ask for something else than each neuron's edit, bool [count, n];
             None: that is known of none.
-        read: which neurons fire only together with one that reads what is asked; none does, if not given.
+        read: which neurons fire only together with those that read what is asked; none does, if not given.
     """
 
     at: Reading
@@ -124,10 +122,6 @@ class Words:
         known = self.asked is not None
         every = zip(self.waits, self.groups, strict=True)
         return [known and waits and group >= 0 for waits, group in every]
-
-    def known(self) -> list[int]:
-        """`groups`, but -1 for those that know what is asked: these are the right words."""
-        return [-1 if asks else group for group, asks in zip(self.groups, self.asks(), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +181,8 @@ def recognisers(
     if isinstance(besides, Words):
         asks = torch.tensor(besides.asks(), device=detect.device)
         if besides.asked is not None and bool(asks.any()):
-            apart = told_apart(besides.asked, keys.of(asks), alike.keys(), count, besides.elsewhere)
+            used = silent if (moment := shown.second_moment()) is None else moment
+            apart = told_apart(besides.asked, used, keys.of(asks), alike.keys(), count, besides.elsewhere)
             detect = torch.where(asks[:, None], apart, detect)
         known = _of_words(silent, seen, besides, detect)
         lowest = _lowest(detect, known, held, besides)
@@ -216,7 +211,7 @@ def _fires(entering: Tensor, gate: Tensor, words: Tensor, thresholds: Tensor) ->
 
 def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> Tensor:
     """The detectors of each neuron's words, [count, d]; zeros where any words will do."""
-    at, groups = words.at.keys(), words.known()
+    at, groups = words.at.keys(), words.groups
     nothing = Keys(at.rows[:0], at.owner[:0], at.weight[:0])
     count = max(groups) + 1
     found = detectors(silent, at, nothing, texts, count) if count else detect[:0]
@@ -225,9 +220,13 @@ def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> Te
 
 def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
     """What the detectors of the words must exceed, below 0 where any will do, and how they rise, [count]."""
-    least = [IN_WORDS_WAITING if waits else IN_WORDS for waits in words.waits]
+    read = words.read or [False] * len(words.waits)
+    least = [
+        IN_WORDS_READ if known else IN_WORDS_WAITING if waits else IN_WORDS
+        for known, waits in zip(read, words.waits, strict=True)
+    ]
     rise = [IN_WORDS_WAITING_WIDTH if waits else IN_WORDS_WIDTH for waits in words.waits]
-    anyhow = [-1.0 if group < 0 else above for group, above in zip(words.known(), least, strict=True)]
+    anyhow = [-1.0 if group < 0 else above for group, above in zip(words.groups, least, strict=True)]
     return like.new_tensor(anyhow), like.new_tensor(rise)
 
 

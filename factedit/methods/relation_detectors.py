@@ -25,8 +25,10 @@ OWN, OTHERS, ELSEWHERE = 0.9, 0.2, 0.4
 told of them, and of questions for something else, of anybody; 1 is what it says of its own in the mean, 0 of
 all that is asked. The last is not too little: some of it is said in much the same words."""
 ROUNDS = 3
-TOLERANCE, UNUSED = 0.3, 1e-2
-"""Of mending: how far from these it may stay, and what counts as unused; both as shares of a mean."""
+TOLERANCE, UNUSED, ELSE_READ = 0.3, 1e-2, 0.1
+"""Of mending: how far from these it may stay, and what counts as unused, both as shares of a mean; and the
+share of whatever else is read, beside what is asked, in what is used. Without any, questions after which an
+answer is announced ("Answer:") are all taken for others' (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +52,22 @@ class Asked:
         return self.covariance + torch.outer(self.mean, self.mean)
 
 
-def told_apart(asked: Asked, own: Keys, others: Keys, count: int, elsewhere: Tensor | None = None) -> Tensor:
+def told_apart(
+    asked: Asked, used: Tensor, own: Keys, others: Keys, count: int, elsewhere: Tensor | None = None
+) -> Tensor:
     """A direction w for each neuron, [count, d] float64: w . x is about 1 at its own positions, else little.
 
     Nobody's positions (of owner -1) are left out, and a neuron with none of its own has no direction: zeros.
 
     Args:
+        used: E[x x^T] of whatever else is read, [d, d] float64.
         own, others: positions at which the neuron in the place of their owner is to fire, and is not to.
         elsewhere: which questions ask for something else than each neuron's edit, bool [count, n]; None: that
             is known of none.
     """
     whitened = torch.linalg.inv(_raised(asked.covariance, SHRUNK))
-    unused = torch.linalg.inv(_raised(asked.second_moment(), UNUSED))
+    both = (1 - ELSE_READ) * _scaled(asked.second_moment()) + ELSE_READ * _scaled(used)
+    unused = torch.linalg.inv(_raised(both, UNUSED))
     found = [asked.mean.new_zeros(0, len(asked.mean))]
     each = zip(_of_each(own, count), _of_each(others, count), strict=True)
     for place, ((mine, weight), (theirs, _)) in enumerate(each):
@@ -104,6 +110,11 @@ def _mended(
         spread = wrong @ unused
         row = row + torch.linalg.solve(_raised(spread @ wrong.T, TOLERANCE), missing) @ spread
     return row
+
+
+def _scaled(symmetric: Tensor) -> Tensor:
+    """To a diagonal of 1 in the mean."""
+    return symmetric / symmetric.diagonal().mean().clamp_min(torch.finfo(symmetric.dtype).tiny)
 
 
 def _raised(symmetric: Tensor, share: float) -> Tensor:

@@ -1,14 +1,16 @@
-"""Neurons that read what is asked, in the middle of the model: those that answer wait for one.
+"""Neurons that read what is asked, below where it is answered: those of an answer wait for them.
 
 Where answers are formed, the states of whatever is asked of an edited subject are alike: its own neuron has
-spoken by then, and much that is there is about the next token. Lower down what is asked stands apart more
-clearly, and what is wrong there is wrong elsewhere: two detectors that both must fire take half as many other
-questions for their own as either, at the same share of unseen wordings (benchmarks/RESULTS.md). So a neuron
-there that says nothing fires where an edit's answer is to begin, whoever it is said of, and the first token's
-fires only together with it (factedit.added_neurons).
+spoken by then, and much of what is there is about the next token. What is asked stands out in lower blocks as
+well, and what is mistaken there is not what is mistaken above: of several detectors that must all fire, half
+as many other questions wake them all as wake one that knows as many unseen wordings (benchmarks/RESULTS.md).
+So silent neurons in two lower blocks fire where an edit's answer is to begin, whoever it is said of, the
+upper one only together with the lower, and the first token's only together with that
+(factedit.added_neurons).
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,32 +24,32 @@ from factedit.methods.recognisers import WIDTH, Reading
 from factedit.methods.relation_detectors import Asked, told_apart
 from factedit.methods.trust import knowing
 from factedit.models import LanguageModel
-from factedit.task import Plan
+from factedit.running_text import Entering
 
-THRESHOLD = 0.5
-"""A reader fires where its detector exceeds it: that is 1 of its own words in the mean, 0 of all that is
-asked."""
-
-
-def asking_block(plan: Plan) -> int | None:
-    """Where what is asked is read: above the middle of the blocks that look subjects up, if there are any."""
-    blocks = plan.looking_up
-    return blocks[len(blocks) // 2] if blocks else None
+THRESHOLDS = 0.3, 0.45
+"""What a detector must exceed in the lower and in the upper block: that is 1 of its own words in the mean, 0
+of all that is asked. In the lower one, little has been gathered yet where an answer begins after a colon."""
 
 
 class Readers:
-    """Of a round; none where nothing is read below.
+    """Of a round, in some blocks; none of edits whose words they don't know."""
 
-    Attributes:
-        of: by edit, the place of its reader among the version's neurons.
-    """
-
-    def __init__(self, mlp: GatedMlp | None, before: Neurons | None) -> None:
-        """`mlp`: of the block in which they read; `before`: the version's neurons, which they follow."""
-        self.of: dict[Edit, int] = {}
-        self._mlp, self._before = mlp, before
+    def __init__(self, lm: LanguageModel, mlps: Sequence[GatedMlp], before: Neurons | None) -> None:
+        """`mlps`: of the blocks, ascending; `before`: the version's neurons, which they follow."""
+        self._lm, self._mlps, self._before = lm, mlps, before
+        self._of: dict[Edit, list[int]] = {}
         self._rows: list[Tensor] = []
-        self._heard: list[list[int]] = []
+        self._at: list[int] = []  # which of the blocks each is in
+        self._cues: list[list[int]] = []
+        self._together: list[int] = []
+
+    def last(self, edit: Edit) -> int:
+        """The place of the one that fires where all of an edit's do; -1: it has none."""
+        return self._of.get(edit, [-1])[-1]
+
+    def surely(self, edit: Edit) -> bool:
+        """Whether it has one in each of several blocks."""
+        return len(self._of.get(edit, [])) == len(THRESHOLDS)
 
     @torch.no_grad()
     def learn(
@@ -58,35 +60,48 @@ class Readers:
         own: Reading,
         others: Reading,
         asked: Mapping[str, Asked],
+        texts: Mapping[str, Entering],
         elsewhere: Tensor | None,
     ) -> None:
-        """One for each first token's edit, if it knows its words: the plainest, and most of the others.
+        """Those of each first token's edit that know its words: the plainest, and most of the others.
 
         Args:
             asks: of which mistakes the neurons have only to know what is asked; `waits`: for which neurons
                 they wait, their subjects'.
             own, others: where these are to fire, and are not to, by the places of their mistakes; both with
                 what is read below.
-            asked: what enters the matrices where anybody is asked anything, by name; `elsewhere`: which of
-                these questions ask for something else than each, bool [mistakes, n].
+            asked, texts: what enters the matrices where anybody is asked anything, and in running text, by
+                name; `elsewhere`: which of the questions ask for something else, bool [mistakes, n].
         """
-        if self._mlp is None or self._before is None or not any(asks):
+        if self._before is None or not any(asks):
             return
-        first = torch.tensor(asks, device=own.entering.device)
-        at, others = own.lower(), others.lower()
-        rows = told_apart(asked[self._mlp.gate], at.keys().of(first), others.keys(), len(mine), elsewhere)
-        knows = knowing(at, at.entering.double() @ rows.T > THRESHOLD) & first
-        for place in knows.nonzero().flatten().tolist():
-            if mine[place].edit not in self.of:
-                self.of[mine[place].edit] = len(self._before.blocks) + len(self._rows)
-                self._rows.append(rows[place])
-                self._heard.append([cue for cue in self._before.cues[waits[place]].tolist() if cue >= 0])
+        first, known = torch.tensor(asks, device=own.entering.device), set(self._of)
+        for at, (mlp, threshold) in enumerate(zip(self._mlps, THRESHOLDS, strict=False)):
+            here, theirs = own.lower(at), others.lower(at).keys()
+            used = texts[mlp.gate].every(2).second_moment()
+            if used is None:
+                used = asked[mlp.gate].second_moment()
+            rows = told_apart(asked[mlp.gate], used, here.keys().of(first), theirs, len(mine), elsewhere)
+            knows = knowing(here, here.entering.double() @ rows.T > threshold) & first
+            for place in knows.nonzero().flatten().tolist():
+                if (edit := mine[place].edit) not in known:
+                    self._add(edit, at, rows[place], self._before.cues[waits[place]])
 
-    def neurons(self, lm: LanguageModel) -> Neurons | None:
-        """They say nothing, and wait for the words of their subjects' names, as the subjects' own do."""
-        if self._mlp is None or not self._rows:
+    def _add(self, edit: Edit, at: int, row: Tensor, named: Tensor) -> None:
+        """It waits for the words of the subject's name, as that one's own neuron does."""
+        assert self._before is not None
+        self._together.append(self.last(edit))
+        self._of.setdefault(edit, []).append(len(self._before.blocks) + len(self._rows))
+        self._rows.append(row)
+        self._at.append(at)
+        self._cues.append([cue for cue in named.tolist() if cue >= 0])
+
+    def neurons(self) -> Neurons | None:
+        """All of them."""
+        if not self._rows:
             return None
-        block = lm.block_of(self._mlp.gate)
-        assert block is not None
-        gate = (torch.stack(self._rows) / WIDTH).to(lm.model.dtype)
-        return silent(gate, block, THRESHOLD / WIDTH, self._heard)
+        blocks = [self._lm.block_of(self._mlps[at].gate) or 0 for at in self._at]
+        thresholds = [THRESHOLDS[at] / WIDTH for at in self._at]
+        gate = (torch.stack(self._rows) / WIDTH).to(self._lm.model.dtype)
+        found = silent(gate, blocks, thresholds, self._cues)
+        return replace(found, together=torch.tensor(self._together, device=gate.device))

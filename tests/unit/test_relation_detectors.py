@@ -27,11 +27,11 @@ def test_the_direction_of_a_plain_case_is_the_one_by_hand() -> None:
     nothing, covariance = torch.empty(0, 2).double(), torch.diag(torch.tensor([1.0, 3.0])).double()
     asked = Asked(nothing, torch.tensor([4.0, 0.0]).double(), covariance)
     own = keys_of(torch.tensor([[4.0, 3.0], [4.0, 3.0]]))
-    (found,) = told_apart(asked, own, nobody(2), 1)
+    (found,) = told_apart(asked, torch.eye(2).double(), own, nobody(2), 1)
     # The first coordinate is all of the mean's, which is to say nothing: the second alone is left.
     torch.testing.assert_close(found, torch.tensor([0.0, 1 / 3]).double())
     tilted = Asked(nothing, torch.tensor([4.0, 1.0]).double(), covariance)
-    (found,) = told_apart(tilted, own, nobody(2), 1)
+    (found,) = told_apart(tilted, torch.eye(2).double(), own, nobody(2), 1)
     first, second = 1 / (1 + 2 * SHRUNK), 1 / (3 + 2 * SHRUNK)
     away = torch.tensor([4 * first, 1 * second])
     share = (4 * 4 * first + 3 * 1 * second) / (4 * 4 * first + 1 * second)
@@ -43,7 +43,7 @@ def test_it_says_1_of_its_own_and_nothing_of_what_is_asked_in_the_mean() -> None
     torch.manual_seed(0)
     rows = torch.randn(300, 12) + 5
     asked, own = Asked.of(rows), torch.randn(4, 12) * 0.1 + torch.linspace(4, 7, 12)
-    (found,) = told_apart(asked, keys_of(own), nobody(12), 1)
+    (found,) = told_apart(asked, torch.eye(12).double(), keys_of(own), nobody(12), 1)
     assert float(own.double().mean(0) @ found) == pytest.approx(1, abs=1e-6)
     assert float(rows.double().mean(0) @ found) == pytest.approx(0, abs=1e-6)
 
@@ -53,11 +53,11 @@ def test_what_is_told_of_is_mended() -> None:
     rows, centre = torch.randn(900, 256), 3 * torch.randn(256)
     stray, other = 0.2 * centre + torch.randn(1, 256), 0.9 * centre + torch.randn(2, 256)
     own = torch.cat([centre + torch.randn(6, 256), stray])
-    asked = Asked.of(rows)
-    (unmended,) = told_apart(asked, keys_of(own[:-1]), nobody(256), 1)
+    asked, used = Asked.of(rows), torch.eye(256).double()
+    (unmended,) = told_apart(asked, used, keys_of(own[:-1]), nobody(256), 1)
     assert float((other.double() @ unmended).min()) > OTHERS + 0.5
     assert float((stray.double() @ unmended).min()) < OWN - 0.5
-    (mended,) = told_apart(asked, keys_of(own), keys_of(other), 1)
+    (mended,) = told_apart(asked, used, keys_of(own), keys_of(other), 1)
     assert float((other.double() @ mended).max()) < OTHERS + 0.25
     assert float((own.double() @ mended).min()) > OWN - 0.25
     assert float(asked.mean @ mended) == pytest.approx(0, abs=0.05)
@@ -67,12 +67,12 @@ def test_questions_that_ask_for_something_else_are_told_of() -> None:
     torch.manual_seed(4)
     rows, own = torch.randn(300, 64), 3 + torch.randn(2, 4, 64)
     rows[:2] += 2.5  # much like one's own
-    asked = Asked.of(rows)
+    asked, used = Asked.of(rows), torch.eye(64).double()
     both = Keys(own.flatten(0, 1), torch.tensor([0] * 4 + [1] * 4), torch.full((8,), 0.25))
     elsewhere = torch.zeros(2, 300, dtype=torch.bool)
     elsewhere[0, :2] = True
-    plain = told_apart(asked, both, nobody(64), 2)
-    first, second = told_apart(asked, both, nobody(64), 2, elsewhere)
+    plain = told_apart(asked, used, both, nobody(64), 2)
+    first, second = told_apart(asked, used, both, nobody(64), 2, elsewhere)
     assert float((asked.rows[:2] @ plain[0]).min()) > ELSEWHERE + 0.2
     assert float((asked.rows[:2] @ first).max()) < ELSEWHERE + 0.15
     torch.testing.assert_close(second, plain[1])
@@ -80,13 +80,13 @@ def test_questions_that_ask_for_something_else_are_told_of() -> None:
 
 def test_each_neuron_has_its_own_and_none_may_have_no_others() -> None:
     torch.manual_seed(2)
-    asked = Asked.of(torch.randn(200, 16))
+    asked, used = Asked.of(torch.randn(200, 16)), torch.eye(16).double()
     first, second = torch.randn(3, 16) + 2, torch.randn(3, 16) - 2
     both = Keys(torch.cat([first, second]), torch.tensor([0, 0, 0, 1, 1, 1]), torch.full((6,), 1 / 3))
-    found = told_apart(asked, both, nobody(16), 2)
-    torch.testing.assert_close(found[:1], told_apart(asked, keys_of(first), nobody(16), 1))
-    torch.testing.assert_close(found[1:], told_apart(asked, keys_of(second), nobody(16), 1))
-    assert told_apart(asked, nobody(16), nobody(16), 0).shape == (0, 16)
+    found = told_apart(asked, used, both, nobody(16), 2)
+    torch.testing.assert_close(found[:1], told_apart(asked, used, keys_of(first), nobody(16), 1))
+    torch.testing.assert_close(found[1:], told_apart(asked, used, keys_of(second), nobody(16), 1))
+    assert told_apart(asked, used, nobody(16), nobody(16), 0).shape == (0, 16)
 
 
 def test_it_knows_wordings_that_it_was_not_told_where_one_by_heart_does_not() -> None:
@@ -102,7 +102,7 @@ def test_it_knows_wordings_that_it_was_not_told_where_one_by_heart_does_not() ->
     told, own, unseen = asking(1, 6), asking(0, 6), asking(0, 200)
     others = torch.cat([asking(which, 10) for which in range(2, relations)])
     used = (asked.double().T @ asked.double()) / len(asked)
-    (row,) = told_apart(Asked.of(asked), keys_of(own), keys_of(told), 1).float()
+    (row,) = told_apart(Asked.of(asked), used, keys_of(own), keys_of(told), 1).float()
     (heart,) = detectors(used, keys_of(own), keys_of(told), torch.empty(0, width), 1).float()
 
     def right(detector: Tensor) -> float:
