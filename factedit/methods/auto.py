@@ -66,19 +66,23 @@ def edit_by_auto(task: EditTask) -> Edited:
     erased = [edit for edit in [*task.edits, *task.ledger] if edit.erase]
     spared = not erased and _few(task, left)
     answered = _as_it_is(task, parent, left) if spared else _fine_tuned(task, parent, left + erased, steps)
-    counts = [_count(overlay) for overlay in (task.parent, looked_up, parent)]
+    (before, _), (at_subjects, silent), (at_last, silent_at_last) = (
+        _count(overlay) for overlay in (task.parent, looked_up, parent)
+    )
     metrics = {
         **answered.metrics,
         "steps": answered.metrics["steps"] + steps,
         "word_neurons": written.readers,
-        "neurons": counts[1] - counts[0] - written.readers,
-        "answer_neurons": counts[2] - counts[1],
+        "neurons": at_subjects - before,
+        "asking_neurons": silent_at_last - silent,
+        "answer_neurons": at_last - at_subjects,
     }
     chosen = {
         **answered.chosen,
         "blocks": task.plan.blocks,
         "lookup_blocks": task.plan.looking_up,
         "reading_block": task.plan.reading,
+        "asking_blocks": task.plan.asking,
     }
     return replace(answered, metrics=metrics, chosen=chosen)
 
@@ -105,9 +109,12 @@ def _finished(
     return parent, left, steps
 
 
-def _count(overlay: Mapping[str, Tensor]) -> int:
-    neurons = Neurons.of(overlay)
-    return 0 if neurons is None else len(neurons.blocks)
+def _count(overlay: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(neurons that say something, silent ones)."""
+    if (neurons := Neurons.of(overlay)) is None:
+        return 0, 0
+    speaking = int(neurons.down.any(1).sum())
+    return speaking, len(neurons.down) - speaking
 
 
 def _few(task: EditTask, left: Sequence[Edit]) -> bool:

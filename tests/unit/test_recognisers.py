@@ -93,7 +93,9 @@ def test_an_answers_neuron_that_waits_goes_by_what_is_asked(llama: LanguageModel
         return recognisers(llama, mlp, background, texts, own, alike, 2, words).gate
 
     by_heart, told = gates(None), gates(asked)
-    rows = told_apart(asked, own.keys(), alike.keys(), 2, elsewhere)
+    used = texts.every(2).second_moment()
+    assert used is not None
+    rows = told_apart(asked, used, own.keys(), alike.keys(), 2, elsewhere)
     torch.testing.assert_close(told[0], (rows[0] / WIDTH).to(told.dtype))
     assert not torch.allclose(told[0], by_heart[0])
     torch.testing.assert_close(told[1], by_heart[1])  # a later token's: it need only know the place
