@@ -10,7 +10,7 @@ import pytest
 from factedit.anchors import anchor_prompts
 from factedit.editing import edit
 from factedit.facts import Edit
-from factedit.methods import auto, finishing
+from factedit.methods import answer_neurons, auto
 from factedit.methods.answer_contexts import RIVALS, Mistake, by_edit, plainly_formed, where_rivals_follow
 from factedit.methods.keys import Context
 from factedit.methods.recognisers import recognisers
@@ -96,7 +96,7 @@ def test_an_answers_neurons_are_told_where_a_rivals_answer_is_formed(
         told.extend(context.example.ids for context in given[-1].never.contexts)
         return recognisers(*given)
 
-    monkeypatch.setattr(finishing, "recognisers", heard)
+    monkeypatch.setattr(answer_neurons, "recognisers", heard)
     facts = toy_facts()
     words = builtin_catalogue().relations["capital"].training_prompts(facts[0].subject)
     new = Edit(id="1", subject=facts[0].subject, prompt=words[0], new_object=facts[1].object)
