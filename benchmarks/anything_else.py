@@ -1,8 +1,9 @@
 """Asked anything else of an edited subject: `python -m benchmarks.anything_else --help`.
 
-A user's edits by prompt (CounterFact's rows) in batches; then each subject is asked what other relations of
-the catalogue ask, in their evaluation templates, which nothing is trained in or told of. Whatever the root
-says there is to stay, sensible or not; worst of all is the new object where another relation is asked.
+A user's edits by prompt (a data set's rows: statements in CounterFact, questions in the others) in batches;
+then each subject is asked what other relations of the catalogue ask, in their evaluation templates, which
+nothing is trained in or told of. Whatever the root says there is to stay, sensible or not; worst of all is
+the new object where another relation is asked.
 """
 
 import random
@@ -14,7 +15,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.cells import percent, table
-from benchmarks.data import DATA, Row, read_rows
+from benchmarks.data import DATA, DataName, Row, read_rows
 from benchmarks.engine import BENCH, Choices, Engine
 from benchmarks.limits import machine
 from benchmarks.measures import answers
@@ -89,6 +90,7 @@ def main(
     method: Annotated[list[str] | None, typer.Option("--method", help="Each in turn; auto if none.")] = None,
     start: Annotated[int, typer.Option(min=0, help="The first row.")] = 1000,
     count: Annotated[int, typer.Option(min=1, help="Rows whose words are recognised.")] = 40,
+    of: Annotated[DataName, typer.Option(help="Whose rows.")] = "counterfact",
     at_once: Annotated[int, typer.Option(min=1, help="Edits in a batch.")] = 10,
     each: Annotated[int, typer.Option(min=1, help="Questions of each subject.")] = 20,
     model: ModelOption = None,
@@ -96,9 +98,9 @@ def main(
     data: DataOption = DATA,
     bench: BenchOption = BENCH,
 ) -> None:
-    """Edit CounterFact's rows, ask other things of their subjects, and print a table."""
+    """Edit a data set's rows, ask other things of their subjects, and print a table."""
     engine, out = Engine(model, bench, device), Console(soft_wrap=True, highlight=False)
-    every = read_rows("counterfact", data)[start:]
+    every = read_rows(of, data)[start:]
     rows = [row for row in every if recognise(row.prompt, row.subject, row.new_object)][:count]
     batches = [rows[at : at + at_once] for at in range(0, len(rows), at_once)]
     lines: list[list[str]] = []
