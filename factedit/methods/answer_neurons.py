@@ -14,6 +14,7 @@ import torch
 from factedit.added_neurons import NAMES as OF_NEURONS
 from factedit.added_neurons import Neurons
 from factedit.curvature import Covariance, inputs_of
+from factedit.facts import Edit
 from factedit.gated_mlp import GatedMlp, gated_mlp
 from factedit.methods.answer_contexts import (
     Mistake,
@@ -41,6 +42,7 @@ from factedit.questions import elsewhere
 from factedit.running_text import Entering
 from factedit.sayings import besides
 from factedit.task import EditTask
+from factedit.wording import edit_prompt
 
 T = TypeVar("T")
 
@@ -175,7 +177,10 @@ def _of_block(
     lm, asked = task.lm, around.asked.get(mlp.gate)
     waits = [announced.of[mistake.edit] for mistake in mine]
     waiting, groups = [cue >= 0 for cue in waits], word_groups(mine, waits)
-    asks = [asked is not None and w and group >= 0 for w, group in zip(waiting, groups, strict=True)]
+    asks = [
+        asked is not None and waits and group >= 0 and not _in_a_question(task, mistake.edit)
+        for mistake, waits, group in zip(mine, waiting, groups, strict=True)
+    ]
     holding, mended = plainly_formed(task, mine)
     told = _told(task, mine, words.turn, waits, groups, asks)
     formed = by_edit(holding, mended)
@@ -191,7 +196,7 @@ def _of_block(
     if asked is not None and task.asked is not None:
         apart = [elsewhere(task.asked.texts, mistake.edit, task.relations) for mistake in mine]
         other, besides_own = torch.tensor(apart, device=lm.device), joint(at.early, at.seen)
-        by_words = replace(by_words, asked=asked, elsewhere=other)
+        by_words = replace(by_words, asks=asks, asked=asked, elsewhere=other)
         read.learn(mine, asks, waits, at.own, besides_own, around.asked, around.texts, other)
     surely = [a and read.surely(mistake.edit) for a, mistake in zip(asks, mine, strict=True)]
     shares = [1.0 if a else OTHERWISE if w else 0.0 for a, w in zip(asks, waiting, strict=True)]
@@ -210,6 +215,11 @@ def _of_block(
         neuron = by.neuron([mine[place].edit], block, place)
         found[mine[place]] = replace(neuron, cues=cues, together=together)
     return found
+
+
+def _in_a_question(task: EditTask, edit: Edit) -> bool:
+    """Such an edit's own words are much alike: by heart it is known in more of them, and elsewhere in few."""
+    return edit_prompt(edit, task.relations).rstrip().endswith("?")
 
 
 def _told(

@@ -101,7 +101,9 @@ class Words:
         never: positions, of each neuron, that it opens above all that it says at, if that is below `HIGHEST`.
         unseen: likewise, at no more than its share of `mistaken` of which it may fire.
         waits: whether each neuron waits for another one to fire: what other texts it fires at is no matter.
-        asked: where answers begin, whatever is asked, if that is known.
+        asks: which neurons have only to know what is asked: their subject is heard, and the answer begins;
+            none has, if not given.
+        asked: where answers begin, whatever is asked, if that is known; without it none may ask.
         elsewhere: which of these questions ask for something else than each neuron's edit, bool [count, n];
             None: that is known of none.
         read: which neurons fire only together with those that read what is asked; none does, if not given.
@@ -113,15 +115,15 @@ class Words:
     unseen: Reading
     mistaken: Sequence[float]
     waits: Sequence[bool]
+    asks: Sequence[bool] = ()
     asked: Asked | None = None
     elsewhere: Tensor | None = None
     read: Sequence[bool] = ()
 
-    def asks(self) -> list[bool]:
-        """Which neurons have only to know what is asked: their subject is heard, and the answer begins."""
-        known = self.asked is not None
-        every = zip(self.waits, self.groups, strict=True)
-        return [known and waits and group >= 0 for waits, group in every]
+    def known(self) -> list[tuple[bool, bool]]:
+        """(`asks`, `read`) of each neuron."""
+        nothing = [False] * len(self.waits)
+        return list(zip(self.asks or nothing, self.read or nothing, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ def recognisers(
     silent = silent_at(mean, shown.second_moment())
     detect = detectors(silent, keys, alike.keys(), seen, count)
     if isinstance(besides, Words):
-        asks = torch.tensor(besides.asks(), device=detect.device)
+        asks = torch.tensor([asks for asks, _ in besides.known()], device=detect.device)
         if besides.asked is not None and bool(asks.any()):
             used = silent if (moment := shown.second_moment()) is None else moment
             apart = told_apart(besides.asked, used, keys.of(asks), alike.keys(), count, besides.elsewhere)
@@ -220,10 +222,9 @@ def _of_words(silent: Tensor, texts: Tensor, words: Words, detect: Tensor) -> Te
 
 def _in_words(words: Words, like: Tensor) -> tuple[Tensor, Tensor]:
     """What the detectors of the words must exceed, below 0 where any will do, and how they rise, [count]."""
-    read = words.read or [False] * len(words.waits)
     least = [
-        IN_WORDS_READ if known else IN_WORDS_WAITING if waits else IN_WORDS
-        for known, waits in zip(read, words.waits, strict=True)
+        IN_WORDS_READ if read else IN_WORDS_WAITING if waits else IN_WORDS
+        for (_, read), waits in zip(words.known(), words.waits, strict=True)
     ]
     rise = [IN_WORDS_WAITING_WIDTH if waits else IN_WORDS_WIDTH for waits in words.waits]
     anyhow = [-1.0 if group < 0 else above for group, above in zip(words.groups, least, strict=True)]
@@ -251,10 +252,9 @@ def _lowest(detect: Tensor, known: Tensor, texts: Tensor, words: Words) -> Tenso
         if (allowed := int(words.mistaken[place] * len(mine))) < len(mine):
             least[place] = torch.maximum(least[place], mine[allowed].double())
     lowest = torch.where(waits, least.new_tensor(LOWEST_WAITING), least.new_tensor(LOWEST))
-    read = words.read or [False] * len(detect)
-    for place, asks in enumerate(words.asks()):
+    for place, (asks, read) in enumerate(words.known()):
         if asks:
-            lowest[place] = READ if read[place] else ASKED
+            lowest[place] = READ if read else ASKED
     return torch.maximum(least + MARGIN, lowest).clamp_max(HIGHEST)
 
 

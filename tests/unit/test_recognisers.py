@@ -89,7 +89,8 @@ def test_an_answers_neuron_that_waits_goes_by_what_is_asked(llama: LanguageModel
     elsewhere = torch.zeros(2, 50, dtype=torch.bool)
 
     def gates(given: Asked | None) -> torch.Tensor:
-        words = Words(own, [0, -1], nobody, alike, [0.5] * 2, [True] * 2, given, elsewhere)
+        asks = [given is not None, False]
+        words = Words(own, [0, -1], nobody, alike, [0.5] * 2, [True] * 2, asks, given, elsewhere)
         return recognisers(llama, mlp, background, texts, own, alike, 2, words).gate
 
     by_heart, told = gates(None), gates(asked)
@@ -184,8 +185,7 @@ def test_the_lowest_threshold_is_above_what_it_is_tried_on(llama: LanguageModel)
     assert lowest(1.0, waits=True) == pytest.approx([LOWEST_WAITING, LOWEST])
     # What has only to know what is asked begins higher; a later token's neuron need only know the place.
     asked = Asked(rows.double(), detect[0], detect)
-    words = Words(tried, [0, -1], nothing, tried, [1.0] * 2, [True, True], asked)
-    assert words.asks() == [True, False]
+    words = Words(tried, [0, -1], nothing, tried, [1.0] * 2, [True, True], [True, False], asked)
     for read, wanted in ([], ASKED), ([True, True], READ):  # less surely, where it has been read below
         found = _lowest(detect, known, texts, replace(words, read=read))
         assert [float(each) for each in found] == pytest.approx([wanted, LOWEST_WAITING])
