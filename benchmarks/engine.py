@@ -223,8 +223,12 @@ def asked_of(
 
 
 def home(model: Path, bench: Path = BENCH) -> Path:
-    """The folder of all that is known of a model: by its files, so that a report need not load it."""
-    files = sorted([*model.glob("*.safetensors"), *model.glob("tokenizer*.json"), model / "config.json"])
+    """The folder of all that is known of a model: by its files, so that a report need not load it.
+
+    By its weights and its tokenizer alone: what else is written beside them differs between versions of
+    transformers.
+    """
+    files = sorted([*model.glob("*.safetensors"), *model.glob("tokenizer.json")])
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
