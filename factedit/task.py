@@ -64,7 +64,8 @@ class Plan:
     @property
     def answering(self) -> list[int]:
         """The blocks of `names`."""
-        return [block for block in self.blocks if block not in {*self.looking_up, self.reading}]
+        others = {*self.looking_up, self.reading, *self.asking}
+        return [block for block in self.blocks if block not in others]
 
     @property
     def reads_texts(self) -> bool:
@@ -102,9 +103,10 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
     reading = reading_block(lm.n_blocks, blocks, preset.reading_depth, lower)
     if reading is not None and gated_mlp(lm, reading) is None:
         reading = None
+    asking = asking_blocks(blocks, lower, upper)
     return Plan(
         preset=preset,
-        blocks=sorted({*lower, *upper, *([] if reading is None else [reading])}),
+        blocks=sorted({*lower, *upper, *asking, *([] if reading is None else [reading])}),
         parameters=parameters,
         names=names,
         anchors=anchors_of(method, norm),
@@ -112,7 +114,7 @@ def plan(lm: LanguageModel, method: MethodSpec, blocks: Blocks, constraint: Cons
         radius=radius,
         looking_up=lower,
         reading=reading,
-        asking=asking_blocks(blocks, lower, upper),
+        asking=asking,
     )
 
 
