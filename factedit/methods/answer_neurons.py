@@ -1,7 +1,7 @@
 """By what an answer's neurons fire: where a token of it is to follow, in words that ask for it.
 
 A neuron that waits for its subject's (factedit.methods.heralds) has only to know what is asked, if it makes
-the first token, and below that is read once more (factedit.methods.relation_readers); or else the place. Any
+the first token, which is read in lower blocks too (factedit.methods.relation_readers); or else the place. Any
 other must know whom it is said of too, and be silent in running text.
 """
 

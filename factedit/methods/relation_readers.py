@@ -10,7 +10,7 @@ upper one only together with the lower, and the first token's only together with
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,16 @@ THRESHOLDS = 0.3, 0.45
 of all that is asked. In the lower one, little has been gathered yet where an answer begins after a colon."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """`at`: the place of its block among those they read in; row: [d]; the others as `Neuron`'s."""
+
+    at: int
+    row: Tensor
+    cues: list[int]
+    together: int
+
+
 class Readers:
     """Of a round, in some blocks; none of edits whose words they don't know."""
 
@@ -38,10 +48,7 @@ class Readers:
         """`mlps`: of the blocks, ascending; `before`: the version's neurons, which they follow."""
         self._lm, self._mlps, self._before = lm, mlps, before
         self._of: dict[Edit, list[int]] = {}
-        self._rows: list[Tensor] = []
-        self._at: list[int] = []  # which of the blocks each is in
-        self._cues: list[list[int]] = []
-        self._together: list[int] = []
+        self._every: list[_Reader] = []
 
     def last(self, edit: Edit) -> int:
         """The place of the one that fires where all of an edit's do; -1: it has none."""
@@ -90,18 +97,20 @@ class Readers:
     def _add(self, edit: Edit, at: int, row: Tensor, named: Tensor) -> None:
         """It waits for the words of the subject's name, as that one's own neuron does."""
         assert self._before is not None
-        self._together.append(self.last(edit))
-        self._of.setdefault(edit, []).append(len(self._before.blocks) + len(self._rows))
-        self._rows.append(row)
-        self._at.append(at)
-        self._cues.append([cue for cue in named.tolist() if cue >= 0])
+        place, words = (
+            len(self._before.blocks) + len(self._every),
+            [cue for cue in named.tolist() if cue >= 0],
+        )
+        self._every.append(_Reader(at, row, words, together=self.last(edit)))
+        self._of.setdefault(edit, []).append(place)
 
     def neurons(self) -> Neurons | None:
         """All of them."""
-        if not self._rows:
+        every = self._every
+        if not every:
             return None
-        blocks = [self._lm.block_of(self._mlps[at].gate) or 0 for at in self._at]
-        thresholds = [THRESHOLDS[at] / WIDTH for at in self._at]
-        gate = (torch.stack(self._rows) / WIDTH).to(self._lm.model.dtype)
-        found = silent(gate, blocks, thresholds, self._cues)
-        return replace(found, together=torch.tensor(self._together, device=gate.device))
+        blocks = [self._lm.block_of(self._mlps[each.at].gate) or 0 for each in every]
+        gate = (torch.stack([each.row for each in every]) / WIDTH).to(self._lm.model.dtype)
+        thresholds = [THRESHOLDS[each.at] / WIDTH for each in every]
+        found = silent(gate, blocks, thresholds, [each.cues for each in every])
+        return replace(found, together=found.blocks.new_tensor([each.together for each in every]))

@@ -69,22 +69,17 @@ KINDS = pytest.mark.parametrize(
 
 
 @KINDS
-def test_a_crash_before_an_object_is_named_leaves_nothing_visible(
-    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: str, publish: Publish
+@pytest.mark.parametrize("call", ["rename", "fsync"], ids=["before it is named", "while it is written"])
+def test_a_crash_leaves_no_object_visible(
+    store: CheckpointStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shelf: str,
+    publish: Publish,
+    call: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        cut_power_at(patch, "rename")
-        with pytest.raises(PowerCut):
-            publish(store, tmp_path)
-    assert names(store, shelf) == []
-
-
-@KINDS
-def test_a_crash_while_writing_leaves_nothing_visible(
-    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shelf: str, publish: Publish
-) -> None:
-    with monkeypatch.context() as patch:
-        cut_power_at(patch, "fsync")
+        cut_power_at(patch, call)
         with pytest.raises(PowerCut):
             publish(store, tmp_path)
     assert names(store, shelf) == []

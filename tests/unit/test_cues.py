@@ -230,38 +230,25 @@ def test_a_row_that_is_used_again_has_heard_nothing(edited: LanguageModel) -> No
 
 
 @pytest.mark.parametrize(
-    ("cues", "problem"),
+    ("field", "places", "problem"),
     [
-        ([-1, 5], "not there"),
-        ([-1, -2], "not there"),
-        ([1, -1], "lower block"),
-        ([[-1, 0]], "neurons.cues is"),
-        ([[-1, -1], [0, 1]], "lower block"),
-        ([-1.0, 0.0], "neurons.cues is"),
+        ("cues", [-1, 5], "not there"),
+        ("cues", [-1, -2], "not there"),
+        ("cues", [1, -1], "lower block"),
+        ("cues", [[-1, 0]], "neurons.cues is"),
+        ("cues", [[-1, -1], [0, 1]], "lower block"),
+        ("cues", [-1.0, 0.0], "neurons.cues is"),
+        ("together", [-1, 2], "not there"),
+        ("together", [-2, -1], "not there"),
+        ("together", [-1, 1], "lower block"),
+        ("together", [[-1, -1]], "neurons.together is"),
+        ("together", [-1.0, 0.0], "neurons.together is"),
     ],
 )
-def test_cues_that_make_no_sense_are_refused(
-    lm: LanguageModel, neurons: Neurons, cues: list[Any], problem: str
+def test_neurons_wait_for_none_that_make_no_sense(
+    lm: LanguageModel, neurons: Neurons, field: str, places: list[Any], problem: str
 ) -> None:
-    overlay = neurons.tensors() | {"neurons.cues": torch.tensor(cues)}
-    with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("together", "problem"),
-    [
-        ([-1, 2], "not there"),
-        ([-2, -1], "not there"),
-        ([-1, 1], "lower block"),
-        ([[-1, -1]], "neurons.together is"),
-        ([-1.0, 0.0], "neurons.together is"),
-    ],
-)
-def test_nor_do_neurons_fire_together_with_any_others(
-    lm: LanguageModel, neurons: Neurons, together: list[Any], problem: str
-) -> None:
-    overlay = neurons.tensors() | {"neurons.together": torch.tensor(together)}
+    overlay = neurons.tensors() | {f"neurons.{field}": torch.tensor(places)}
     with pytest.raises(OverlayMismatch, match=problem), applied(lm, overlay):
         pass
 
