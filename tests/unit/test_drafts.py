@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,23 +12,10 @@ from factedit.generation import generate
 from factedit.models import LanguageModel, load_model
 from factedit.prompts import prompt_ids
 from factedit.relations import builtin_catalogue
-from factedit.toy import toy_facts, write_toy_model
+from factedit.toy import toy_facts
 from tests.support.tiny_models import tiny_model
 
 LIMIT = 6
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("toy")
-    write_toy_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def toy(folder: Path) -> LanguageModel:
-    return load_model(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-import torch
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,24 +20,10 @@ from benchmarks.many_versions import Rollback
 from benchmarks.predict_throughput import report
 from benchmarks.serving import Asked, ask, fresh_prompts
 from factedit.generation import generate
-from factedit.models import LanguageModel, load_model
-from factedit.toy import write_toy_model
+from factedit.models import LanguageModel
 from workers.stack.redis import free_port
 
 PROMPTS = ["The capital of France is", "Italy", "The capital of Japan is"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    made = tmp_path_factory.mktemp("toy")
-    write_toy_model(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def toy(folder: Path) -> LanguageModel:
-    return load_model(folder, device="cpu")
 
 
 @contextmanager
@@ -95,8 +80,8 @@ def test_the_bare_model_is_timed_batch_by_batch(
     assert batches[1:3] == [PROMPTS[:2], PROMPTS[2:]]
 
 
-def test_the_plain_server_answers_as_the_model_does(folder: Path, toy: LanguageModel) -> None:
-    with TestClient(plain_server.create_app(str(folder))) as client:
+def test_the_plain_server_answers_as_the_model_does(toy_folder: Path, toy: LanguageModel) -> None:
+    with TestClient(plain_server.create_app(str(toy_folder))) as client:
         answer = client.post("/predict", json={"prompt": PROMPTS[0], "max_tokens": 4}).json()["text"]
     assert answer.strip() == generate(toy, PROMPTS[:1], 4)[0].text.strip()
 
