@@ -1,13 +1,9 @@
 """A worker's main thread and its child, against a real PostgreSQL: whatever happens, the job ends, once."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import pytest
 from pydantic import BaseModel
 from sqlalchemy import select, text
@@ -384,21 +380,3 @@ def test_progress_is_recorded_but_not_more_than_twice_a_second(bench: Bench, dat
         count = s.scalar(text("select count(*) from job_events where type = 'progress'"))
     assert count is not None and 2 <= count <= 6
     assert read(database, job_id).progress["phase"] == "editing"
-
-
-def ended(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
-    code = (
-        "import os, signal; from workers.warm_child import WarmChild\n"
-        "child = WarmChild(dict(os.environ), works='tests.support.fake_work'); child.start()\n"
-        "print(child.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    pid = int(done.stdout)
-    wait_until(lambda: ended(pid), 10)
